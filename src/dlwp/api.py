@@ -1,0 +1,370 @@
+"""Own each job from end to end: train, evaluate. The only place where config, parts, observers and run folder meet.
+
+Knows nothing of command lines and exit statuses. Torch is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlwp.errors import ConfigError, DlwpError, MachineError, RunError
+from dlwp.runs import files
+from dlwp.runs.folder import RunFolder, default_path, find_run, is_own, note_own, point_latest
+
+if TYPE_CHECKING:
+    from dlwp.build import Parts
+    from dlwp.config.compose import Config
+    from dlwp.observers.console import Console
+    from dlwp.training.trainer import Trainer
+
+_SIGNAL_STATUS = {"stopped:SIGINT": 130}
+_STOPPED_STATUS = 143
+
+
+@dataclass
+class Run:
+    """A run that has ended.
+
+    Attributes:
+        folder: where everything lies.
+        summary: what summary.json holds ("exit", "step", "best", "last", "test", ...).
+    """
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @property
+    def exit(self) -> str:
+        """How it ended: done, early_stopped, max_time, stopped:SIGNAL, failed."""
+        return str(self.summary.get("exit", "running"))
+
+    @property
+    def exit_code(self) -> int:
+        """The status a command ends with: 0, or 130 and 143 after a signal."""
+        if self.exit.startswith("stopped:"):
+            return _SIGNAL_STATUS.get(self.exit, _STOPPED_STATUS)
+        return 5 if self.exit == "failed" else 0
+
+
+def train(*words: str, config_dir: str | Path | None = None) -> Run:
+    """Train as `dlwp-train WORDS` does, and return the run.
+
+    Args:
+        words: settings such as "model=resnet", "trainer.epochs=5".
+        config_dir: a folder with configs of one's own (`--config-dir`).
+
+    Raises:
+        DlwpError: one of its kinds; the message is one line.
+
+    Example:
+        >>> import dlwp
+        >>> run = dlwp.train("data=digits", "model=linear", "trainer.epochs=2")  # doctest: +SKIP
+        >>> run.summary["test"]["accuracy"]  # doctest: +SKIP
+    """
+    from dlwp.config.compose import compose
+
+    return train_config(compose(words, config_dir=Path(config_dir) if config_dir else None))
+
+
+def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
+    """Train what a composed config says.
+
+    Args:
+        config: from `dlwp.config.compose.compose`.
+        run_dir: the run's folder, where the caller decides it (a sweep).
+    """
+    if config.values.get("dry_run"):
+        return _dry_run(config)
+    run, checkpoint = _folder_of(config, run_dir)
+    try:
+        from dlwp.observers.console import Console
+
+        console = Console(run.log, progress=config.values["trainer"]["progress"])
+        with _failures_noted(run, console):
+            return _train_in(run, checkpoint, config, console)
+    finally:
+        run.close()
+
+
+def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: Console) -> Run:
+    if checkpoint is not None and _is_finished(run, config):
+        console.say(f"{run.path} is finished ({run.read_summary()['epoch']} epochs). To go on: "
+                    f"dlwp-train resume={run.path} trainer.epochs={2 * config.values['trainer']['epochs']}")  # fmt: skip
+        return Run(run.path, run.read_summary())
+    parts = _build(config, checkpoint)
+    config_text = config.yaml(parts.decided(stored_only=True))
+    _describe(run, config, parts, config_text)
+    _say_summary(run, config, parts, console)
+    from dlwp.observers.stopping import Signals
+
+    with Signals() as signals:
+        observers = _observers(run, config, parts, console, signals, config_text)
+        trainer = parts.trainer(observers)
+        trainer.warnings += [*config.warnings, *parts.warnings]
+        for warning in trainer.warnings:
+            console.warn(warning)
+        if checkpoint is not None:
+            _resume(trainer, checkpoint, console)
+        outcome = trainer.fit(parts.loaders["train"], parts.loaders.get("val"))
+        if not outcome.exit.startswith("stopped:"):
+            _test(run, parts, trainer, console)
+    _say_end(run, trainer, console)
+    return Run(run.path, run.read_summary())
+
+
+def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | None]:
+    """Return the locked run folder, and the checkpoint to go on from, if any."""
+    if config.resume is not None:
+        path, checkpoint = find_run(str(config.resume))
+        run = RunFolder.open(path)
+        return run, checkpoint or run.pointed("last") or (run.saved() or [None])[-1]
+    given = run_dir or config.values.get("run_dir")
+    if given:
+        return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
+    name = [_name_of(config, group) for group in ("data", "model")]
+    run = RunFolder.create(default_path(Path("outputs"), *name, datetime.now()))
+    point_latest(run.path)
+    return run, None
+
+
+def _name_of(config: Config, group: str) -> str:
+    """Return the group's chosen option, else the name of the class."""
+    target = str((config.values.get(group) or {}).get("_target_", group))
+    return config.choices.get(group) or target.rpartition(".")[2]
+
+
+def _is_finished(run: RunFolder, config: Config) -> bool:
+    summary = run.read_summary()
+    asked = any(word.startswith(("trainer.epochs=", "trainer.max_steps=")) for word in config.words)
+    return summary.get("exit") == "done" and not asked
+
+
+def _build(config: Config, checkpoint: Path | None, *, for_training: bool = True) -> Parts:
+    from dlwp.build import Builder
+    from dlwp.parts import Trust
+
+    own = config.resume is None or is_own(find_run(str(config.resume))[0])
+    builder = Builder(config.values, Trust(own, config.values.get("trust") or ()))
+    return builder.build() if for_training else builder.build_for_evaluation()
+
+
+def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> None:
+    """Write config.yaml, overrides.yaml and environment.json."""
+    import torch
+
+    from dlwp import devices, torchvision_ops
+    from dlwp.runs import environment
+
+    files.write_atomic(run.config, config_text)
+    note_own(run.path, config_text)
+    words = "".join(f"- {json.dumps(word)}\n" for word in config.words)
+    files.write_atomic(run.overrides, words or "[]\n")
+    decided = {one.key: {"value": one.value, "reason": one.reason} for one in parts.decisions}
+    facts = environment.collect(
+        device=devices.describe(parts.device), threads=torch.get_num_threads(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        torchvision_operators=torchvision_ops.ensure_importable(), decided=decided,
+    )  # fmt: skip
+    files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
+
+
+def _say_summary(run: RunFolder, config: Config, parts: Parts, console: Console) -> None:
+    from dlwp import report
+    from dlwp.rehearsal import rehearse
+
+    rehearsal = rehearse(parts)
+    values = config.values
+    lines = {
+        "run": [str(run.path)],
+        "machine": [report.machine_line(parts)],
+        "data": report.data_lines(parts, _name_of(config, "data"), values["data"]),
+        "model": report.model_lines(parts, _name_of(config, "model"), values["model"], rehearsal),
+        "train": report.train_lines(parts, values, config.choices),
+    }
+    _say_table(console, lines)
+
+
+def _say_table(console: Console, lines: dict[str, list[str]]) -> None:
+    for name, texts in lines.items():
+        for number, text in enumerate(texts):
+            console.say(f"{name if number == 0 else '':<8} {text}")
+
+
+def _observers(
+    run: RunFolder, config: Config, parts: Parts, console: Console, signals: Any, config_text: str
+) -> list[Any]:
+    """Return those who hear the run, keepers first: what is recorded is on disk before a checkpoint says so."""
+    from dlwp.observers.plots import Plots
+    from dlwp.observers.profiling import Profiling
+    from dlwp.observers.recording import Recording
+    from dlwp.observers.saving import Saving
+    from dlwp.observers.stopping import MaxTime, Patience
+    from dlwp.observers.tensorboard import TensorBoard
+    from dlwp.parts import instantiate
+    from dlwp.settings import Duration
+
+    settings, logger, classes = parts.settings, config.values["logger"], parts.data.facts.classes
+    observers: list[Any] = [console, signals, Recording(run)]
+    if settings.patience is not None:
+        observers.append(Patience(settings.patience))
+    if settings.max_time is not None:
+        observers.append(MaxTime(Duration.parse(settings.max_time).value))
+    if logger["tensorboard"]:
+        hparams = {**_flat(config.values), **parts.decided(stored_only=True)}
+        observers.append(TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes))
+    if logger["plots"]:
+        observers.append(Plots(run, classes))
+    if settings.profile:
+        observers.append(Profiling(run.path / "profile"))
+    for name, section in (config.values.get("callbacks") or {}).items():
+        observers.append(instantiate(section, f"callbacks.{name}"))
+    every = Duration.parse(settings.checkpoint_every)
+    observers.append(
+        Saving(run, every=every, keep_last=settings.keep_last, keep_best=settings.keep_best, config_text=config_text)
+    )
+    return observers
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value for the values that are plain: hyperparameters as TensorBoard takes them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float | bool) and key not in ("run_dir", "resume"):
+            found[f"{prefix}{key}"] = value
+    return found
+
+
+def _resume(trainer: Trainer, checkpoint: Path, console: Console) -> None:
+    import torch
+
+    from dlwp import __version__
+    from dlwp import checkpoint as checkpoints
+
+    tensors, record = checkpoints.load(checkpoint)
+    trainer.state.load(tensors, record)
+    progress = trainer.state.progress
+    console.say(f"resume   from {checkpoint.name}: step {progress.step:,}, epoch {progress.epoch + 1}")
+    for name, was, now in (("torch", record["torch"], torch.__version__), ("dlwp", record["dlwp"], __version__)):
+        if was.partition("+")[0] != now.partition("+")[0]:
+            trainer.warnings.append(f"resume: not bit-identical, {name} {was} → {now}")
+            console.warn(trainer.warnings[-1])
+
+
+def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> None:
+    """Evaluate the test split once, with the weights of the best validation step."""
+    if "test" not in parts.loaders:
+        return
+    from dlwp import checkpoint as checkpoints
+    from dlwp import report
+    from dlwp.training.state import load_weights
+
+    best = run.pointed("best") or run.pointed("last")
+    step = trainer.state.progress.step
+    if best is not None and (at := checkpoints.step_of(best)) != step:
+        step = at
+        groups = ["ema"] if trainer.state.averaged is not None else ["model"]
+        tensors, _ = checkpoints.load(best, groups)
+        load_weights(trainer.model, tensors[groups[0]])
+        if trainer.state.averaged is not None:
+            trainer.state.averaged.load_state_dict(tensors["ema"])
+    values = trainer.evaluate(parts.loaders["test"], "test")
+    if values is not None:
+        run.update_summary(test={**values, "step": step})
+        count = parts.loaders["test"].num_samples
+        console.say(f"test     {report.result_line('test', values, count, step, trainer.monitor)}")
+
+
+def _say_end(run: RunFolder, trainer: Trainer, console: Console) -> None:
+    from dlwp import report
+
+    progress = trainer.state.progress
+    _say_table(console, {
+        "time": [report.time_line(trainer.times)],
+        "next": report.next_lines(run.path, max(progress.epoch, 1)),
+    })  # fmt: skip
+
+
+@contextlib.contextmanager
+def _failures_noted(run: RunFolder, console: Console) -> Iterator[None]:
+    """Turn running out of memory into its one line, and note in summary.json that a run failed."""
+    try:
+        yield
+    except BaseException as error:  # any error: the summary must not say "running" of a run that is over
+        told = _explained(error)
+        with contextlib.suppress(OSError):
+            run.update_summary(exit="failed", error=str(told))
+        console.log_error(told)
+        if told is error:
+            raise
+        raise told from error
+
+
+def _explained(error: BaseException) -> BaseException:
+    from dlwp import devices
+
+    if devices.is_out_of_memory(error):
+        return RunError(
+            f"out of memory ({str(error).splitlines()[0][:90]}). A smaller data.batch_size, or trainer.accumulate=2 for the same batch"
+        )
+    if isinstance(error, OSError) and not isinstance(error, DlwpError):
+        return MachineError(files.fault(error, Path(error.filename or ".")))
+    return error
+
+
+def _dry_run(config: Config) -> Run:
+    """Say all that a run would say before it trains, take one batch, and forecast time, memory and disk."""
+    from dlwp.forecast import forecast_lines
+    from dlwp.observers.console import Console
+
+    console = Console(None, progress=config.values["trainer"]["progress"])
+    parts = _build(config, None)
+    nowhere = RunFolder(Path(config.values.get("run_dir") or "(none: dry run)"))
+    _say_summary(nowhere, config, parts, console)
+    for warning in (*config.warnings, *parts.warnings):
+        console.warn(warning)
+    _say_table(console, {"forecast": forecast_lines(parts)})
+    return Run(nowhere.path, {"exit": "dry_run"})
+
+
+def evaluate(checkpoint: str, *, split: str = "test", words: Sequence[str] = ()) -> dict[str, Any]:
+    """Evaluate a run's best weights (or a given checkpoint's) on a split of its data.
+
+    Args:
+        checkpoint: a run folder, a checkpoint folder, or "last".
+        split: train, val or test.
+        words: settings to change, such as "data.root=/d/x" or "device=cpu".
+
+    Returns:
+        "split", "step", "num_samples", "values" (loss and metrics by name), "checkpoint", and the line for a person.
+
+    Raises:
+        ConfigError: no such run or split. DataError: the checkpoint is damaged.
+    """
+    from dlwp import checkpoint as checkpoints
+    from dlwp import report
+    from dlwp.config.compose import compose
+    from dlwp.training.state import load_weights
+    from dlwp.training.trainer import Trainer
+
+    path, folder = find_run(checkpoint)
+    folder = folder or RunFolder(path).pointed("best") or RunFolder(path).pointed("last")
+    if folder is None:
+        raise ConfigError(f"{path} has no checkpoint yet. Train it: dlwp-train resume={path}")
+    parts = _build(compose([*words, f"resume={folder}"]), folder, for_training=False)
+    if split not in parts.loaders:
+        raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
+    tensors, record = checkpoints.load(folder)
+    load_weights(parts.model, tensors.get("ema", tensors["model"]))
+    trainer: Trainer = parts.evaluator()
+    values = trainer.evaluate(parts.loaders[split], split) or {}
+    count, step = parts.loaders[split].num_samples, record["progress"]["step"]
+    line = report.result_line(split, values, count, step, trainer.monitor)
+    return {"checkpoint": str(folder), "split": split, "step": step, "num_samples": count, "values": values, "line": line}

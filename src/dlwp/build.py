@@ -1,0 +1,357 @@
+"""Own the way from a checked config, as plain containers, to parts; and answer every `auto`, with its reason.
+
+Knows nothing of Hydra, run folders or the terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dlwp import devices, optimizers, randomness
+from dlwp.data import resident, splits, streaming
+from dlwp.data.augment import BatchTransform, build_ops
+from dlwp.errors import ConfigError
+from dlwp.metrics import ConfusionMatrix
+from dlwp.parts import Trust, instantiate, locate, takes
+from dlwp.settings import DataKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
+from dlwp.training.trainer import Loader, Trainer
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An `auto` that was answered: the key, its value, and why. `stored`: the result depends on it."""
+
+    key: str
+    value: Any
+    reason: str
+    stored: bool = True
+
+
+@dataclass
+class Parts:
+    """Everything that a run needs, as plain PyTorch objects."""
+
+    data: splits.Splits
+    model: nn.Module
+    criterion: Any
+    metrics: dict[str, Any]
+    device: torch.device
+    settings: TrainerSettings
+    seed: int
+    loaders: dict[str, Loader] = field(default_factory=dict)
+    optimizer: Optimizer | None = None
+    scheduler: Any = None
+    scheduler_interval: str = "step"
+    step: Any = None
+    decisions: list[Decision] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def decided(self, *, stored_only: bool = False) -> dict[str, Any]:
+        """Return key -> value of what was decided."""
+        return {one.key: one.value for one in self.decisions if one.stored or not stored_only}
+
+    def reason(self, key: str) -> str:
+        """Return why a key has its value, or "" when it was not decided here."""
+        return next((one.reason for one in self.decisions if one.key == key), "")
+
+    def evaluator(self) -> Trainer:
+        """Return a trainer that only evaluates: its optimizer is never stepped."""
+        idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+        settings = dataclasses.replace(self.settings, ema_decay=None)
+        return dataclasses.replace(self, optimizer=idle, settings=settings).trainer([])
+
+    def trainer(self, observers: list[Any]) -> Trainer:
+        """Return the trainer of these parts."""
+        assert self.optimizer is not None
+        classes = self.data.facts.num_classes if self.data.facts.task == "classification" else None
+        return Trainer(
+            self.model, self.criterion, self.optimizer, self.settings,
+            scheduler=self.scheduler, scheduler_interval=self.scheduler_interval, metrics=self.metrics,
+            observers=observers, step=self.step, confusion=ConfusionMatrix(classes).to(self.device) if classes else None,
+            device=self.device, seed=self.seed,
+        )  # fmt: skip
+
+
+class Builder:
+    """Builds the parts of one config, in the order in which each depends on those before it.
+
+    Args:
+        values: the composed config as plain containers.
+        trust: which targets may be resolved.
+    """
+
+    def __init__(self, values: Mapping[str, Any], trust: Trust | None = None) -> None:
+        self._values = values
+        self._trust = trust
+        self._seed = values["seed"]
+        self._decisions: list[Decision] = []
+        self._warnings: list[str] = []
+
+    def build(self) -> Parts:
+        """Build everything for training.
+
+        Raises:
+            ConfigError, DataError, MachineError: something does not fit or is not there.
+        """
+        parts = self.build_for_evaluation()
+        parts.optimizer = self._optimizer(parts.model)
+        parts.scheduler, parts.scheduler_interval = self._scheduler(parts)
+        return parts
+
+    def build_for_evaluation(self) -> Parts:
+        """Build data, model, criterion, metrics and loaders: what evaluation needs."""
+        settings = TrainerSettings(**self._values["trainer"])
+        if settings.deterministic:
+            devices.use_deterministic_algorithms()
+        device, reason = devices.resolve(self._values["device"])
+        self._decide("device", str(device), reason, stored=False)
+        data, keys = self._data()
+        randomness.seed_everything(self._seed)
+        model = self._model(data.facts)
+        traits = devices.Traits.of(model)
+        settings = self._computation(settings, device, traits, data.facts)
+        dtype = torch.float64 if settings.precision == "fp64" else torch.float32
+        model = model.to(device=device, dtype=dtype)
+        if settings.channels_last:
+            model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        criterion = self._criterion(data).to(device=device, dtype=dtype)
+        metrics = self._metrics(device)
+        step = self._step(settings)
+        parts = Parts(data, model, criterion, metrics, device, settings, self._seed, step=step)
+        parts.decisions, parts.warnings = self._decisions, self._warnings
+        parts.loaders = self._loaders(data, keys, device, settings, dtype)
+        return parts
+
+    def _decide(self, key: str, value: Any, reason: str, *, stored: bool = True) -> Any:
+        self._decisions.append(Decision(key, value, reason, stored))
+        return value
+
+    # ---- data -----------------------------------------------------------------------------------------------------
+
+    def _data(self) -> tuple[splits.Splits, DataKeys]:
+        section, own = self._take_off("data", DataKeys)
+        keys = DataKeys(**own)
+        found = instantiate(section, "data", self._trust)
+        data = splits.as_splits(found)
+        splits.find_facts(data, task=keys.task, classes=keys.classes, mean=keys.mean, std=keys.std)
+        if data.val is None and keys.val_fraction > 0:
+            data = splits.cut_validation(data, keys.val_fraction, self._seed)
+        if keys.max_samples is not None and keys.max_samples < len(data.train):
+            data.train = splits.take(data.train, keys.max_samples, self._seed)
+            data.notes.append(f"train cut to {keys.max_samples:,} samples (data.max_samples)")
+        for name, value in (("mean", data.facts.mean), ("std", data.facts.std)):
+            if getattr(keys, name) == "auto":
+                self._decide(f"data.{name}", value, data.facts.sources.get(name, "from the training split"))
+        return data, keys
+
+    def _loaders(
+        self, data: splits.Splits, keys: DataKeys, device: torch.device, settings: TrainerSettings, dtype: torch.dtype
+    ) -> dict[str, Loader]:
+        kind, workers = self._loader_kind(data, keys, device)
+        found: dict[str, Loader] = {}
+        for name in ("train", "val", "test"):
+            dataset = getattr(data, name)
+            if dataset is None or len(dataset) == 0:
+                continue
+            train = name == "train"
+            transform = BatchTransform(
+                build_ops(keys.augment) if train else [], data.facts.mean, data.facts.std,
+                seed=self._seed, train=train, num_classes=data.facts.num_classes, dtype=dtype,
+            )  # fmt: skip
+            options: dict[str, Any] = {
+                "seed": self._seed, "shuffle": train, "device": device, "transform": transform,
+                "drop_last": train and keys.drop_last, "limit_batches": settings.limit_batches,
+                "channels_last": settings.channels_last,
+            }  # fmt: skip
+            batch_size = keys.batch_size if train else self._eval_batch_size(keys)
+            if kind == "memory":
+                found[name] = resident.ResidentLoader(dataset, batch_size, **options)
+            else:
+                found[name] = streaming.StreamingLoader(dataset, batch_size, num_workers=workers, **options)
+        return found
+
+    def _loader_kind(self, data: splits.Splits, keys: DataKeys, device: torch.device) -> tuple[str, int]:
+        fits, reason = resident.fits(data.train, device)
+        kind = keys.loader
+        if kind == "auto":
+            kind = self._decide("data.loader", "memory" if fits else "workers", reason, stored=False)
+        elif kind == "memory" and not isinstance(data.train, splits.ArrayDataset):
+            raise ConfigError(f"data.loader=memory needs arrays: {reason}. data.loader=workers")
+        if kind == "memory":
+            return kind, 0
+        if keys.num_workers == "auto":
+            workers, reason = streaming.default_workers()
+            return kind, self._decide("data.num_workers", workers, reason, stored=False)
+        return kind, int(keys.num_workers)
+
+    @staticmethod
+    def _eval_batch_size(keys: DataKeys) -> int:
+        # without gradients a batch holds far less, and a larger one is faster
+        return max(256, keys.batch_size) if keys.eval_batch_size == "auto" else int(keys.eval_batch_size)
+
+    # ---- model, criterion, metrics --------------------------------------------------------------------------------
+
+    def _model(self, facts: splits.Facts) -> nn.Module:
+        section = self._filled(self._section("model"), "model", facts)
+        target = locate(section.get("_target_"), "model._target_", self._trust)
+        model = instantiate(section, "model", self._trust)
+        if not isinstance(model, nn.Module):
+            kind = "class" if isinstance(target, type) else "function"
+            raise ConfigError(
+                f"model._target_ {section['_target_']} is a {kind} that gives a {type(model).__name__}; "
+                "a torch.nn.Module class is needed"
+            )
+        return model
+
+    def _filled(self, section: Mapping[str, Any], key: str, facts: splits.Facts) -> dict[str, Any]:
+        answers = answers_of(facts)
+        filled = dict(section)
+        for name, value in section.items():
+            if value != "auto":
+                continue
+            if name not in answers:
+                known = f"Known: {', '.join(answers)}" if answers else "None is known"
+                raise ConfigError(f"{key}.{name}=auto: no fact of the data answers it. {known}. Set {key}.{name}=...")
+            value, reason = answers[name]
+            filled[name] = self._decide(f"{key}.{name}", value, reason)
+        return filled
+
+    def _computation(
+        self, settings: TrainerSettings, device: torch.device, traits: devices.Traits, facts: splits.Facts
+    ) -> TrainerSettings:
+        precision, why = devices.choose_precision(settings.precision, device, traits, facts.task)
+        channels_last, why_format = devices.choose_channels_last(
+            settings.channels_last, device, traits, facts.input_shape
+        )
+        if settings.precision == "auto":
+            self._decide("trainer.precision", precision, why)
+        if str(settings.channels_last).lower() == "auto":
+            self._decide("trainer.channels_last", channels_last, why_format)
+        return dataclasses.replace(settings, precision=precision, channels_last=channels_last)
+
+    def _criterion(self, data: splits.Splits) -> Any:
+        section = dict(self._section("criterion"))
+        for name in ("weight", "pos_weight"):
+            value = section.get(name)
+            if value == "auto":
+                value = self._decide(f"criterion.{name}", *splits.class_weights(data))
+            if isinstance(value, list):
+                section[name] = torch.tensor(value, dtype=torch.float32)
+        section = self._filled(section, "criterion", data.facts)
+        found = instantiate(section, "criterion", self._trust)
+        return found if isinstance(found, nn.Module) else _Function(found)
+
+    def _metrics(self, device: torch.device) -> dict[str, Any]:
+        sections = self._values.get("metrics") or {}
+        built = {}
+        for name, section in sections.items():
+            if section is None:
+                continue
+            metric = instantiate(section, f"metrics.{name}", self._trust)
+            built[name] = metric.to(device) if hasattr(metric, "to") else metric
+        return built
+
+    def _step(self, settings: TrainerSettings) -> Any:
+        step = settings.step
+        if step is None:
+            return None
+        if isinstance(step, str):
+            return locate(step, "trainer.step", self._trust)
+        return instantiate(step, "trainer.step", self._trust)
+
+    # ---- optimizer, scheduler -------------------------------------------------------------------------------------
+
+    def _optimizer(self, model: nn.Module) -> Optimizer:
+        section, own = self._take_off("optimizer", OptimizerKeys)
+        keys = OptimizerKeys(**own)
+        target = locate(section.get("_target_"), "optimizer._target_", self._trust)
+        total = sum(1 for _ in model.parameters())
+        trainable = sum(parameter.requires_grad for parameter in model.parameters())
+        if not trainable:
+            raise ConfigError(f"no parameter is trainable (all {total} are frozen). Thaw some, or choose another model")
+        if section.get("lr") == "auto":
+            value, reason = optimizers.default_lr(target.__name__, model, int(self._values["data"]["batch_size"]))
+            section["lr"] = self._decide("optimizer.lr", value, reason)
+        if section.get("fused") == "auto":
+            del section["fused"]
+            if takes(target, "fused"):
+                section["fused"] = self._decide("optimizer.fused", True, "one kernel for all parameters", stored=False)
+        decay = section.get("weight_decay", 0.0)
+        groups: Any = optimizers.parameter_groups(
+            model, decay, keys.decay_norms_and_biases, hidden_apart=target is optimizers.Muon
+        )
+        return instantiate(section, "optimizer", self._trust, params=groups)
+
+    def _scheduler(self, parts: Parts) -> tuple[Any, str]:
+        if not self._values.get("scheduler"):
+            return None, "step"
+        section, own = self._take_off("scheduler", SchedulerKeys)
+        keys = SchedulerKeys(**own)
+        target = locate(section.get("_target_"), "scheduler._target_", self._trust)
+        if not (isinstance(target, type) and issubclass(target, LRScheduler)):
+            if hasattr(target, "observe") and "val" not in parts.loaders:
+                raise ConfigError("this scheduler needs a validation split. data.val_fraction=0.1")
+            return instantiate(section, "scheduler", self._trust), "step"
+        steps = len(parts.loaders["train"])
+        total = min(parts.settings.epochs * steps, parts.settings.max_steps or math.inf)
+        length = int(total) if keys.interval == "step" else parts.settings.epochs
+        known = {"total_steps": length, "T_max": length}
+        for name, value in known.items():
+            if takes(target, name) and section.get(name) in (None, "auto"):
+                section[name] = self._decide(f"scheduler.{name}", value, f"length of the run in {keys.interval}s")
+        if section.get("total_steps", length) < length:
+            raise ConfigError(f"scheduler.total_steps={section['total_steps']} but the run has {length:,}")
+        return instantiate(section, "scheduler", self._trust, optimizer=parts.optimizer), keys.interval
+
+    def _section(self, group: str) -> dict[str, Any]:
+        section = self._values.get(group)
+        if not section or "_target_" not in section:
+            raise ConfigError(f"no {group} is chosen. {group}=NAME, or {group}._target_=my_file.MyClass")
+        return dict(section)
+
+    def _take_off(self, group: str, schema: type) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a section without the keys that dlwp reads itself, and those; a constructor's own argument stays."""
+        section = self._section(group)
+        target = locate(section["_target_"], f"{group}._target_", self._trust)
+        names = [one.name for one in dataclasses.fields(schema)]
+        own = {name: section[name] for name in names if name in section}
+        rest = {name: value for name, value in section.items() if name not in own or takes(target, name)}
+        return rest, own
+
+
+class _Function(nn.Module):
+    """A criterion that was given as a plain function."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
+def answers_of(facts: splits.Facts) -> dict[str, tuple[Any, str]]:
+    """Return what the facts of the data answer for a key that is `auto`: name -> (value, reason)."""
+    answers: dict[str, tuple[Any, str]] = {}
+    shape = facts.input_shape
+    if shape:
+        text = f"data is {'x'.join(map(str, shape))}"
+        answers["in_features"] = (math.prod(shape), text)
+        if len(shape) == 3:
+            answers["in_channels"] = (shape[0], text)
+            answers["image_size"] = (shape[1], text)
+    if facts.num_classes:
+        reason = f"data has {facts.num_classes} classes"
+        answers["num_classes"] = answers["out_features"] = (facts.num_classes, reason)
+    elif facts.task == "regression":
+        answers["out_features"] = (math.prod(facts.target_shape), f"a target is {list(facts.target_shape)}")
+    return answers

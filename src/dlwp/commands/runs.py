@@ -1,0 +1,57 @@
+"""Own `dlwp-runs`: print the table of any runs.
+
+Knows nothing of how runs are read or compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from dlwp.errors import ConfigError
+
+_EPILOG = """examples:
+  dlwp-runs                                      every run under outputs/
+  dlwp-runs outputs/cifar10-resnet               those of one pair
+  dlwp-runs outputs/sweeps/2026-11-23_20-15-03 --format csv
+"""
+
+
+def show_runs(words: list[str]) -> None:
+    """Print the table of the runs in the folders named (default: outputs), best first, with only the keys that differ.
+
+    Raises:
+        ConfigError: a folder is not there, or holds no run.
+    """
+    from dlwp.runs import table
+
+    parser = argparse.ArgumentParser(
+        prog="dlwp-runs",
+        description="Print a table of runs: best first, only the settings that differ, seeds of one setting as one line.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="*", default=["outputs"], help="folders with runs at any depth (outputs)")
+    parser.add_argument("--format", choices=["text", "csv", "md"], default="text", help="form of the table (text)")
+    found = parser.parse_args(words)
+    folders = [Path(text) for text in found.folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise ConfigError(f"no folder '{folder}'. dlwp-runs FOLDER, or start a run: dlwp-train")
+    rows = table.read_runs(folders)
+    if not rows:
+        raise ConfigError(f"no runs in '{folders[0]}'. Start one: dlwp-train")
+    if found.format == "text":
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        print(table.render(rows, width))
+    else:
+        print(table.csv_text(rows) if found.format == "csv" else table.markdown(rows), end="")
+
+
+def main() -> int:
+    """Run the command; return the exit status."""
+    from dlwp.commands import entry
+
+    return entry.run(lambda: show_runs(sys.argv[1:]))

@@ -1,0 +1,291 @@
+"""Own the way from words to one checked config: Hydra composes, `check` checks, plain containers come out.
+
+Knows nothing of torch, nor of what the parts do.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.resolvers import oc
+
+from dlwp import settings
+from dlwp.config import check, faults
+from dlwp.config.catalog import Catalog, own_folder
+from dlwp.errors import ConfigError
+
+_SCHEMAS = {
+    "train_schema": settings.CommandSettings,
+    "trainer_schema": settings.TrainerSettings,
+    "logger_schema": settings.LoggerSettings,
+}
+_REPLAY = ["train_schema", "trainer_schema@trainer", "logger_schema@logger", "_self_"]
+_PATHS = ("run_dir", "resume", "data.root")
+VERSION_BASE: dict[str, str] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
+"""Hydra below 1.4 warns without it, from 1.4 on with it."""
+
+
+@dataclass
+class Config:
+    """A composed and checked config.
+
+    Attributes:
+        values: plain containers, wholly resolved.
+        stored: the same with `${oc.env:...}` left unresolved, so that no secret lands on disk.
+        choices: group -> chosen option, None where the section has none.
+        words: the settings as typed.
+        resume: the run folder or checkpoint that `resume=` names; the values came from its config.yaml and the words.
+        warnings: sentences on settings that are allowed and doubtful.
+    """
+
+    values: dict[str, Any]
+    stored: dict[str, Any]
+    choices: dict[str, str | None]
+    words: list[str]
+    resume: Path | None = None
+    warnings: list[str] = field(default_factory=list)
+
+    def yaml(self, decided: Mapping[str, Any]) -> str:
+        """Return the text of a run's config.yaml, from which the run can be replayed and resumed.
+
+        Args:
+            decided: full key -> the value that stands for its `auto`.
+        """
+        kept = copy.deepcopy({key: value for key, value in self.stored.items() if key not in ("run_dir", "resume")})
+        for name, value in decided.items():
+            *sections, key = name.split(".")
+            holder = kept
+            for section in sections:
+                holder = holder[section]
+            holder[key] = value
+        chosen = " ".join(f"{group}={option}" for group, option in self.choices.items() if option)
+        head = [
+            "# A run of dlwp; to start it anew: dlwp-train --config-dir THIS_FOLDER --config-name config",
+            f"# typed: {' '.join(map(_quoted, self.words))}".rstrip(),
+            f"# chosen: {chosen}",
+            f"defaults: [{', '.join(_REPLAY)}]",
+        ]
+        return "\n".join(head) + "\n" + OmegaConf.to_yaml(OmegaConf.create(kept))
+
+
+def compose(words: Sequence[str], *, config_dir: Path | None = None, config_name: str = "train") -> Config:
+    """Compose words into a checked config.
+
+    Args:
+        words: settings as typed, such as "model=resnet"; `resume=RUN` takes the config of that run instead of files.
+        config_dir: the user's own config folder, searched before dlwp's.
+        config_name: the config to begin with.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    return composed(words, config_dir=config_dir, config_name=config_name)[0]
+
+
+def composed(
+    words: Sequence[str], *, config_dir: Path | None = None, config_name: str = "train", sweep: bool = False
+) -> tuple[Config, DictConfig]:
+    """Compose words into a checked config, and return Hydra's own config with it (for `hydra.mode`).
+
+    With `sweep`, words of several values are allowed, and left out.
+    """
+    rest, resume = _take_resume(words)
+    catalog = Catalog(resume or config_dir)
+    primary = "config" if resume else config_name
+    origin = Origin.read(catalog.primary(primary))
+    if origin is not None:
+        _refuse_groups(rest, origin, catalog)
+    parsed = check.parse(rest, catalog, sweep=sweep)
+    single = [word for word in parsed if not word.several]
+    with _hydra_at(catalog):
+        try:
+            whole = hydra.compose(primary, [word.text for word in single], return_hydra_config=True)
+        except faults.FAULTS as error:
+            raise _explained(error, single, primary, catalog) from error
+    whole, own = _without_hydra(whole)
+    choices = origin.choices if origin is not None else own["runtime"]["choices"]
+    return finish(whole, choices, words, catalog, resume), own
+
+
+def finish(
+    config: DictConfig, choices: Mapping[str, Any], words: Sequence[str], catalog: Catalog, resume: Path | None = None
+) -> Config:
+    """Check a composed config and turn it into plain containers.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    check.raise_all(faults.of_references(config))
+    values = _plain(OmegaConf.to_container(config, resolve=True))
+    own = {group: choices.get(group) for group in catalog.groups()}
+    found, warnings = check.check_values(values, catalog)
+    found += check.check_classes(values, own, catalog)
+    if values.get("resume") is not None:
+        found.append("resume is typed with the command (resume=RUN), not set in a config")
+    if resume is not None and values.get("run_dir") is not None:
+        found.append("run_dir cannot be given with resume=: a resumed run goes on in its own folder")
+    check.raise_all(found)
+    stored = _stored(config)
+    for section in check.SECTIONS:
+        stored[section] = values[section] | stored[section]
+    _expand_home(values)
+    return Config(values, stored, own, list(words), resume, warnings)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the head of a run's config.yaml says of how it was made."""
+
+    typed: str
+    choices: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Origin | None:
+        """Read the head of a config; None where it is not that of a run."""
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
+        said = dict(line[2:].split(": ", 1) for line in lines if re.match(r"# (typed|chosen): ", line))
+        if "chosen" not in said:
+            return None
+        return cls(said.get("typed", ""), dict(pair.split("=", 1) for pair in said["chosen"].split()))
+
+
+def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    rest = [word for word in words if not re.match(r"\+{0,2}resume=", word)]
+    named = [word.partition("=")[2].strip("'\"") for word in words if word not in rest]
+    if len(named) > 1:
+        raise ConfigError(f"'resume' is given twice ({', '.join(named)})")
+    if not named or named[0] == "null":
+        return rest, None
+    if not named[0]:
+        raise ConfigError("'resume=' has no value. Write resume=RUN_FOLDER, or resume=last")
+    from dlwp.runs.folder import find_run
+
+    run, checkpoint = find_run(os.path.expanduser(named[0]))  # noqa: PTH111 ("last" is no path)
+    found = checkpoint or run
+    if not (found / "config.yaml").is_file():
+        raise ConfigError(f"'{found}' has no config.yaml, so it cannot be resumed")
+    return rest, found
+
+
+def _refuse_groups(words: Sequence[str], origin: Origin, catalog: Catalog) -> None:
+    """Refuse options of groups in a replay: `+model=vit` would mix both models."""
+    for word in words:
+        _, key, written = check.split(word)
+        group = key.split("@")[0]
+        if group in catalog.groups() and (written is None or not written.startswith("{")):
+            what = written if written else "NAME"
+            raise ConfigError(
+                f"'{word}' cannot change in a replay; set single keys ({group}.KEY=VALUE) "
+                f"or start anew: {' '.join(['dlwp-train', *origin.typed.split(), f'{group}={what}'])}"
+            )
+
+
+def _explained(error: BaseException, words: Sequence[check.Word], primary: str, catalog: Catalog) -> ConfigError:
+    """Return the fault: of single words, judged against the config without them, else of the files."""
+    chosen = [word.text for word in words if word.key in catalog.groups() or word.is_hydra]
+    try:
+        base, _ = _without_hydra(hydra.compose(primary, chosen, return_hydra_config=True))
+    except faults.FAULTS as inner:
+        return faults.of_files(inner, primary, catalog)
+    found = faults.of_words(words, base, catalog)
+    return ConfigError(found[0], found[1:]) if found else faults.of_files(error, primary, catalog)
+
+
+# -------------------------------------------------------------------------------------------- Hydra itself
+
+
+class UserFolder(SearchPathPlugin):
+    """Puts the user's folder before dlwp's: Hydra's own --config-dir comes after it, and would be ignored."""
+
+    folder: ClassVar[Path | None] = None
+
+    def manipulate_search_path(self, search_path: Any) -> None:
+        """Prepend the folder, if there is one."""
+        if self.folder is not None:
+            search_path.prepend(provider="dlwp-user", path=f"file://{self.folder}")
+
+
+@contextmanager
+def prepared(catalog: Catalog) -> Iterator[None]:
+    """Register the schemas, and the user's folder for as long as the block lasts."""
+    store = ConfigStore.instance()
+    for name, schema in _SCHEMAS.items():
+        if f"{name}.yaml" not in store.repo:
+            store.store(name=name, node=schema)
+    Plugins.instance().register(UserFolder)
+    before = UserFolder.folder
+    UserFolder.folder = catalog.folders[0] if len(catalog.folders) > 1 else None
+    try:
+        yield
+    finally:
+        UserFolder.folder = before
+
+
+@contextmanager
+def _hydra_at(catalog: Catalog) -> Iterator[None]:
+    """Initialise Hydra for dlwp's configs, within another Hydra application too."""
+    instance = GlobalHydra.instance()
+    outer = instance.hydra
+    instance.clear()
+    try:
+        with prepared(catalog), hydra.initialize_config_dir(str(own_folder()), **VERSION_BASE):
+            yield
+    finally:
+        instance.clear()
+        if outer is not None:
+            instance.initialize(outer)
+
+
+def _without_hydra(whole: DictConfig) -> tuple[DictConfig, DictConfig]:
+    own = whole._get_node("hydra")
+    assert isinstance(own, DictConfig)
+    rest = copy.deepcopy(whole)
+    OmegaConf.set_readonly(rest, False)
+    OmegaConf.set_struct(rest, False)
+    del rest["hydra"]
+    OmegaConf.set_struct(rest, True)
+    return rest, own
+
+
+def _stored(config: DictConfig) -> dict[str, Any]:
+    """Resolve everything but the environment: `${oc.env:NAME}` stays as text."""
+    loose = OmegaConf.create(_plain(OmegaConf.to_container(config, resolve=False)))
+    register = getattr(OmegaConf, "register_resolver" if hydra.__version__ >= "1.4" else "register_new_resolver")
+    register("oc.env", lambda *words: "${oc.env:" + ",".join(map(str, words)) + "}", replace=True)
+    try:
+        OmegaConf.resolve(loose)
+    finally:
+        register("oc.env", oc.env, replace=True)
+    return _plain(OmegaConf.to_container(loose, resolve=False))
+
+
+def _plain(container: Any) -> dict[str, Any]:
+    assert isinstance(container, dict)
+    return container
+
+
+def _expand_home(values: dict[str, Any]) -> None:
+    for name in _PATHS:
+        section, _, key = name.rpartition(".")
+        holder = values.get(section) if section else values
+        if isinstance(holder, dict) and isinstance(holder.get(key), str) and holder[key].startswith("~"):
+            holder[key] = str(Path(holder[key]).expanduser())
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)

@@ -1,0 +1,53 @@
+"""Own what the mean inside a criterion divides by, so that losses of unequal batches add up exactly.
+
+Knows nothing of models, data or who adds them up. The criteria themselves are those of torch.nn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlwp.errors import ConfigError
+
+
+def batch_weight(criterion: Any, targets: Any) -> float | Tensor:
+    """Return what the mean of a criterion divides by: sum(loss * weight) / sum(weight) is the mean over all batches.
+
+    Args:
+        criterion: a loss of torch.nn with reduction "mean" or "batchmean", or any callable (outputs, targets) -> mean.
+        targets: of one batch, a tensor (B, ...), or containers of such.
+
+    Returns:
+        For cross-entropy and nll the number of targets that count (`ignore_index` does not), or the sum of their class
+        weights, as a tensor on the targets' device, so that nothing waits for it. Else the number of samples B.
+
+    Raises:
+        ConfigError: the criterion sums, or reduces nothing: then the loss is no mean.
+
+    Example:
+        >>> float(batch_weight(nn.CrossEntropyLoss(), torch.tensor([1, -100, 2])))
+        2.0
+    """
+    reduction = getattr(criterion, "reduction", "mean")
+    if reduction in ("sum", "none") and type(criterion).__module__.startswith("torch.nn."):
+        raise ConfigError(
+            f"criterion.reduction={reduction} gives no mean, so the loss would depend on the batch size. "
+            "criterion.reduction=mean"
+        )
+    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and not torch.is_floating_point(targets):
+        counts = targets != criterion.ignore_index
+        if criterion.weight is None:
+            return counts.sum()
+        weight = criterion.weight.to(targets.device)
+        return (weight[torch.where(counts, targets, 0)] * counts).sum()
+    return float(_num_samples(targets))
+
+
+def _num_samples(targets: Any) -> int:
+    while not hasattr(targets, "shape"):
+        targets = next(iter(targets.values())) if isinstance(targets, Mapping) else targets[0]
+    return len(targets) if targets.ndim else 1

@@ -1,0 +1,264 @@
+"""Own the finding of facts: what task the data poses, its shapes, its classes and its normalisation, and how each is known.
+
+Knows nothing of models, or of what the facts are used for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, default_collate
+
+from dlwp import randomness
+from dlwp.data.splits import ArrayDataset, Facts, Splits, as_arrays, size, targets_of
+from dlwp.errors import ConfigError, DataError
+
+_FEW = 2048
+"""How many samples of a data set that must be read one by one are looked at."""
+
+
+def find_facts(
+    splits: Splits, *, task: str = "auto", classes: Any = None, mean: Any = None, std: Any = None
+) -> None:
+    """Fill `splits.facts` from keys, else from attributes of the data sets, else from samples; note each source.
+
+    Data sets of two tensors become `ArrayDataset`s; in these, targets of a regression become float32 of shape (N, D).
+
+    Args:
+        splits: the facts that its maker set are kept unless a key says otherwise.
+        task: "auto", "classification", "regression", "reconstruction" or "other".
+        classes: number of classes, or their names in the order of the indices; None finds them.
+        mean, std: a number, one a channel, "auto" (from train), or None for no normalisation.
+
+    Raises:
+        DataError: a split is empty, a sample is none, or a label is out of range.
+        ConfigError: a key does not fit the data.
+    """
+    for name, dataset in splits.present().items():
+        setattr(splits, name, as_arrays(dataset))
+        if size(dataset) == 0:
+            raise DataError(f"{name} is empty (0 samples)")
+    facts = splits.facts
+    sample = first_sample(splits.train)
+    is_pair = isinstance(sample, tuple | list) and len(sample) == 2
+    _find_task(facts, task, sample[1] if is_pair else None)
+    if facts.task == "regression":
+        for dataset in splits.present().values():
+            _make_columns(dataset)
+        sample = first_sample(splits.train)
+    facts.input_shape = _shape(sample[0] if is_pair else sample)
+    facts.target_shape = facts.input_shape if facts.task == "reconstruction" else _shape(sample[1]) if is_pair else ()
+    if facts.task == "classification":
+        _find_classes(splits, classes)
+        assert facts.num_classes is not None
+        check_labels(splits, facts.num_classes, f"there are {facts.num_classes} classes", "data.classes")
+    _find_normalisation(splits, mean, std)
+
+
+def first_sample(dataset: Dataset[Any]) -> Any:
+    """Return sample 0, after checking that batches can be made of its kind.
+
+    Raises:
+        DataError: it is None, or holds what is neither tensor, array nor number.
+    """
+    with randomness.preserved():
+        sample = dataset[0]
+    check_sample(sample, 0, dataset)
+    return sample
+
+
+def check_sample(sample: Any, index: int, dataset: Dataset[Any]) -> None:
+    """Raise DataError where no batch can be made of a sample."""
+    where = f"sample {index} of {name_of(dataset)}"
+    if sample is None:
+        raise DataError(f"{where} is None; it must give (input, target)")
+    try:
+        default_collate([sample])
+    except TypeError:
+        parts = sample if isinstance(sample, tuple | list) else (sample,)
+        kinds = ", ".join(type(part).__name__ for part in parts)
+        raise DataError(f"{where} is ({kinds}); it must give (input, target) as tensors, arrays or numbers") from None
+
+
+def name_of(dataset: Dataset[Any]) -> str:
+    """Return the name of the class of a data set, of the whole for a subset."""
+    return name_of(dataset.dataset) if isinstance(dataset, Subset) else type(dataset).__name__
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
+
+
+def _find_task(facts: Facts, key: str, target: Any) -> None:
+    if key != "auto":
+        facts.task, facts.sources["task"] = key, "data.task"
+    elif facts.task != "other":
+        facts.sources["task"] = "the data set"
+    elif target is not None and not isinstance(target, dict | tuple | list | str):
+        target = torch.as_tensor(target)
+        if target.is_floating_point():
+            facts.task = "regression"
+        elif target.dim() == 0:
+            facts.task = "classification"
+        facts.sources["task"] = f"targets are {str(target.dtype).removeprefix('torch.')}"
+    else:
+        facts.sources["task"] = "samples are no pairs of input and target"
+
+
+def _make_columns(dataset: Dataset[Any]) -> None:
+    """Make targets (N,) of a regression (N, 1): a model gives (N, 1), and a difference of both would be (N, N)."""
+    if isinstance(dataset, ArrayDataset):
+        dataset.targets = dataset.targets if dataset.targets.is_floating_point() else dataset.targets.float()
+        dataset.targets = dataset.targets.unsqueeze(1) if dataset.targets.dim() == 1 else dataset.targets
+
+
+# ---- classes ----------------------------------------------------------------------------------------------------------
+
+
+def _find_classes(splits: Splits, key: Any) -> None:
+    facts = splits.facts
+    if isinstance(key, bool) or not (key is None or isinstance(key, int | Sequence)) or isinstance(key, str):
+        raise ConfigError(f"data.classes must be a number of classes or a list of their names, got {key!r}")
+    if isinstance(key, int):
+        facts.num_classes, facts.classes, facts.sources["num_classes"] = key, None, "data.classes"
+    elif key is not None:
+        facts.classes = [_class_name(number, name) for number, name in enumerate(key)]
+        facts.num_classes, facts.sources["num_classes"] = len(facts.classes), "data.classes"
+    elif facts.classes is not None or facts.num_classes is not None:
+        facts.num_classes = facts.num_classes or len(facts.classes or ())
+        facts.sources["num_classes"] = "the data set"
+    elif (names := _names_attribute(splits.train)) is not None:
+        facts.classes, facts.num_classes = names, len(names)
+        facts.sources["num_classes"] = f"{name_of(splits.train)}.classes"
+    else:
+        _count_classes(splits)
+
+
+def _class_name(number: int, name: Any) -> str:
+    if isinstance(name, bool):
+        raise ConfigError(f"data.classes[{number}] is the boolean {name}; write '{'yes' if name else 'no'}' in quotes")
+    return str(name)
+
+
+def _names_attribute(dataset: Dataset[Any]) -> list[str] | None:
+    if isinstance(dataset, Subset):
+        return _names_attribute(dataset.dataset)
+    names = getattr(dataset, "classes", None)
+    return [str(name) for name in names] if isinstance(names, Sequence) and not isinstance(names, str) else None
+
+
+def _count_classes(splits: Splits) -> None:
+    """Take the largest label as the last class: from the targets where they can be had, else from a small set's samples."""
+    largest = -1
+    for name, dataset in splits.present().items():
+        found = targets_of(dataset)
+        if found is not None:
+            values, source = found
+        elif size(dataset) <= _FEW:
+            values, source = _read_targets(dataset), f"all {size(dataset):,} samples"
+        elif name == "train":
+            raise ConfigError(
+                f"the number of classes of {name_of(dataset)} is not known without reading all {size(dataset):,} samples."
+                " Give data.classes=NUMBER, or the class an attribute 'classes' or 'targets'"
+            )
+        else:
+            continue
+        largest = max(largest, int(values.max()))
+        if name == "train":
+            splits.facts.sources["num_classes"] = f"largest label, from {source}"
+    splits.facts.num_classes = largest + 1
+
+
+def _read_targets(dataset: Dataset[Any]) -> Tensor:
+    with randomness.preserved():
+        return torch.stack([torch.as_tensor(dataset[index][1]) for index in range(size(dataset))])
+
+
+def check_labels(splits: Splits, num_classes: int, limit: str, key: str) -> None:
+    """Check the labels of all splits whose targets can be had without reading the samples.
+
+    Args:
+        splits: of a classification.
+        num_classes: labels must lie in [0, num_classes).
+        limit: what sets the limit, as "the model has 3 outputs".
+        key: the setting that would mend it.
+
+    Raises:
+        DataError: a label is out of range; it names split and sample.
+    """
+    for name, dataset in splits.present().items():
+        found = targets_of(dataset)
+        if found is None or found[0].is_floating_point() or found[0].dim() != 1:
+            continue
+        wrong = ((found[0] < 0) | (found[0] >= num_classes)).nonzero()
+        if len(wrong):
+            index = int(wrong[0])
+            label, last = int(found[0][index]), int(found[0].max())
+            way_out = f" {key}={last + 1}" if int(found[0].min()) >= 0 else " Labels count from 0"
+            raise DataError(f"label {label} in {name} (sample {index}) but {limit} (0–{num_classes - 1}).{way_out}")
+
+
+# ---- normalisation ----------------------------------------------------------------------------------------------------
+
+
+def _find_normalisation(splits: Splits, mean: Any, std: Any) -> None:
+    facts = splits.facts
+    if mean is None and std is None:
+        if facts.mean is not None:
+            facts.sources["mean"] = "the data set"
+        return
+    if mean is None or std is None:
+        raise ConfigError(f"data.{'std' if mean is None else 'mean'} is set without data.{'mean' if mean is None else 'std'}")
+    if "auto" in (mean, std):
+        measured, source = _measure(splits.train)
+        mean, std = (measured[0] if mean == "auto" else mean), (measured[1] if std == "auto" else std)
+    else:
+        source = "data.mean, data.std"
+    channels = facts.input_shape[0] if facts.input_shape else 1
+    facts.mean = _per_channel("data.mean", mean, channels)
+    facts.std = _per_channel("data.std", std, channels)
+    facts.sources["mean"] = source
+    if min(facts.std) <= 0:
+        raise ConfigError(f"data.std must be above 0, got {std}")
+
+
+def _per_channel(key: str, values: Any, channels: int) -> list[float]:
+    try:
+        listed = [float(value) for value in values] if isinstance(values, Sequence) else [float(values)]
+    except (TypeError, ValueError):
+        raise ConfigError(f"{key} must be a number, one number a channel, or auto, got {values!r}") from None
+    if len(listed) not in (1, channels):
+        raise ConfigError(f"{key} has {len(listed)} numbers but the data {channels} channels")
+    return listed * (channels // len(listed))
+
+
+def _measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], str]:
+    """Return (mean, standard deviation) per channel, and of what; a channel that never changes gets deviation 1."""
+    if isinstance(dataset, ArrayDataset):
+        chunks: Any = dataset.inputs.split(1000)
+        source = "train"
+    else:
+        indices = torch.linspace(0, size(dataset) - 1, min(size(dataset), _FEW)).long().tolist()
+        with randomness.preserved():
+            chunks = [_input_of(dataset[index]).unsqueeze(0) for index in indices]
+        source = f"{len(indices):,} samples of train"
+    total, squares, count = torch.zeros(1), torch.zeros(1), 0
+    for chunk in chunks:
+        values = chunk if chunk.dim() > 1 else chunk.unsqueeze(1)
+        axes = [axis for axis in range(values.dim()) if axis != 1]
+        exact = values.to(torch.int32) if values.dtype == torch.uint8 else values.double()
+        total = total + exact.sum(axes)
+        squares = squares + (exact * exact).sum(axes)
+        count += values.numel() // values.shape[1]
+    scale = 255.0 if chunk.dtype == torch.uint8 else 1.0
+    mean = total.double() / count
+    std = (squares.double() / count - mean**2).clamp_min(0).sqrt()
+    std = torch.where(std > 1e-12, std / scale, torch.ones_like(std))
+    return ((mean / scale).tolist(), std.tolist()), source
+
+
+def _input_of(sample: Any) -> Tensor:
+    return torch.as_tensor(sample[0] if isinstance(sample, tuple | list) else sample)

@@ -1,0 +1,87 @@
+"""Own the forecast of a dry run: time, memory and disk, from a few steps on a copy.
+
+Knows nothing of configs or run folders.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import resource
+import sys
+import time
+
+import torch
+
+from dlwp import devices
+from dlwp.build import Parts
+from dlwp.settings import Duration
+
+_STEPS = 4
+
+
+def forecast_lines(parts: Parts) -> list[str]:
+    """Take a few steps on a copy of the model, and return the expected time, memory and disk, a line each."""
+    trial = dataclasses.replace(
+        parts,
+        settings=dataclasses.replace(parts.settings, max_steps=_STEPS, log_every=10**9, compile=False, max_time=None),
+    )
+    assert parts.optimizer is not None
+    copied = copy.deepcopy((parts.model, parts.optimizer))  # together, so that the optimizer holds the copy's parameters
+    trial.model, trial.optimizer = copied
+    trial.scheduler = None
+    clock = _Clock()
+    devices.synchronize(parts.device)
+    trial.trainer([clock]).fit(parts.loaders["train"])
+    devices.synchronize(parts.device)
+    step_s = clock.seconds_a_step()
+    train = parts.loaders["train"]
+    steps = min(parts.settings.epochs * len(train), parts.settings.max_steps or sys.maxsize)
+    evaluations = steps / Duration.parse(parts.settings.eval_every).steps(len(train))
+    val = parts.loaders["val"].num_samples if "val" in parts.loaders else 0
+    # an evaluation is a forward pass alone: about a third of a step's work
+    seconds = steps * step_s + evaluations * val / (train.num_samples / len(train)) * step_s / 3
+    return [
+        f"time     {_clock_text(seconds)} for {steps:,} steps of {step_s * 1000:.1f} ms and {evaluations:.0f} evaluations",
+        f"memory   {peak_memory_mib(parts.device):,.0f} MiB at the peak of a step",
+        f"disk     {_disk_mib(trial):,.1f} MiB in checkpoints",
+    ]
+
+
+class _Clock:
+    """Notes when each step ended."""
+
+    def __init__(self) -> None:
+        self._times: list[float] = []
+
+    def on_step(self, event: object) -> None:
+        self._times.append(time.perf_counter())
+
+    def seconds_a_step(self) -> float:
+        gaps = sorted(later - earlier for earlier, later in zip(self._times, self._times[1:], strict=False))
+        return gaps[len(gaps) // 2] if gaps else 0.0
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """Return the largest memory taken so far: of the device on CUDA, else of this process, in MiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _disk_mib(parts: Parts) -> float:
+    assert parts.optimizer is not None
+    tensors = list(parts.model.state_dict().values())
+    for values in parts.optimizer.state.values():
+        tensors += [value for value in values.values() if isinstance(value, torch.Tensor)]
+    if parts.settings.ema_decay:
+        tensors += list(parts.model.state_dict().values())
+    one = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    return one * (parts.settings.keep_last + int(parts.settings.keep_best) + 1) / 2**20  # one more while it is written
+
+
+def _clock_text(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} h" if hours else f"{minutes}:{rest:02d} min"

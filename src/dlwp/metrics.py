@@ -1,0 +1,265 @@
+"""Own the metrics: exact over any number of batches, since all they keep is sums that add up.
+
+Knows nothing of models or who asks. Each has the calls of torchmetrics (`update`, `compute`, `reset`, `to`), and:
+
+    sums: float64 tensor, the whole state. Sums of several processes, or of two halves of a split, simply add up.
+    additive: True, which says just that.
+    higher_is_better: whether more of it is better.
+
+Nothing waits for the device but `compute`. Where a device has no float64 (MPS) the sums stay on the host.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dlwp.errors import ConfigError
+
+_IGNORED = -100
+"""Targets of this value are not counted: the `ignore_index` of torch's criteria."""
+
+
+def _reset(metric: Any) -> None:
+    """Forget everything."""
+    metric.sums = torch.zeros_like(metric.sums)
+
+
+def _to(metric: Any, device: torch.device | str) -> Any:
+    """Move the sums to a device and return the metric."""
+    metric.sums = metric.sums.to("cpu" if torch.device(device).type == "mps" else device)
+    return metric
+
+
+def _zeros(*shape: int) -> Tensor:
+    return torch.zeros(shape, dtype=torch.float64)
+
+
+class Accuracy:
+    """The fraction of samples whose largest output is that of their class.
+
+    Outputs are logits (B, K, ...); or (B,) or (B, 1) of a binary task, whose second class is taken where the logit is
+    above 0. Targets are class indices (B, ...), or probabilities (B, K) as mixup makes them: then the largest counts.
+
+    Example:
+        >>> metric = Accuracy()
+        >>> metric.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
+        >>> metric.compute()
+        0.5
+    """
+
+    higher_is_better = True
+    additive = True
+
+    def __init__(self) -> None:
+        self.sums = _zeros(2)  # correct, counted
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.argmax(1)
+        labels = _labels(outputs, targets)
+        counted = labels != _IGNORED
+        _add(self, ((found == labels) & counted).sum(), counted.sum())
+
+    def compute(self) -> float:
+        """Return the accuracy in [0, 1]; NaN without samples."""
+        return float(self.sums[0] / self.sums[1])
+
+    reset = _reset
+    to = _to
+
+
+class TopK:
+    """The fraction of samples whose class is among the k largest outputs; 1 where there are no more than k classes.
+
+    Args:
+        k: number of largest outputs looked at.
+    """
+
+    higher_is_better = True
+    additive = True
+
+    def __init__(self, k: int = 5) -> None:
+        if k < 1:
+            raise ConfigError(f"a top-k metric needs a k of at least 1, got {k}. k=5")
+        self.k = k
+        self.sums = _zeros(2)  # correct, counted
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs (B, K, ...), targets (B, ...) indices or (B, K) probabilities."""
+        if _is_binary(outputs):
+            raise ConfigError(
+                f"a top-k metric needs outputs (B, K), got {tuple(outputs.shape)}. metrics=regression, or none"
+            )
+        labels = _labels(outputs, targets)
+        found = outputs.topk(min(self.k, outputs.shape[1]), dim=1).indices  # (B, k, ...)
+        counted = labels != _IGNORED
+        _add(self, (found == labels.unsqueeze(1)).any(1).logical_and(counted).sum(), counted.sum())
+
+    def compute(self) -> float:
+        """Return the fraction in [0, 1]; NaN without samples."""
+        return float(self.sums[0] / self.sums[1])
+
+    reset = _reset
+    to = _to
+
+
+class ConfusionMatrix:
+    """Counts of samples by true class (rows) and by the class of the largest output (columns).
+
+    Args:
+        num_classes: number of classes K.
+    """
+
+    additive = True
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.sums = _zeros(num_classes, num_classes)
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs and targets as for `Accuracy`."""
+        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.argmax(1)
+        labels = _labels(outputs, targets)
+        counted = labels != _IGNORED
+        cells = torch.where(counted, labels * self.num_classes + found, 0).flatten().to(self.sums.device)
+        self.sums.view(-1).index_add_(0, cells, counted.flatten().to(self.sums))  # whole numbers: exact in any order
+
+    def compute(self) -> Tensor:
+        """Return the counts (K, K), float64."""
+        return self.sums
+
+    reset = _reset
+    to = _to
+
+
+class MAE:
+    """The mean absolute error, mean |output - target|, over samples and outputs."""
+
+    higher_is_better = False
+    additive = True
+
+    def __init__(self) -> None:
+        self.sums = _zeros(2)  # of |error|, counted
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs and targets of one shape (B, ...)."""
+        errors = _errors(self.sums, outputs, targets)
+        _add(self, errors.abs().sum(), errors.numel())
+
+    def compute(self) -> float:
+        """Return the error in the unit of the targets; NaN without samples."""
+        return float(self.sums[0] / self.sums[1])
+
+    reset = _reset
+    to = _to
+
+
+class RMSE:
+    """The root of the mean squared error, sqrt(mean (output - target)^2), over samples and outputs."""
+
+    higher_is_better = False
+    additive = True
+
+    def __init__(self) -> None:
+        self.sums = _zeros(2)  # of error^2, counted
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs and targets of one shape (B, ...)."""
+        errors = _errors(self.sums, outputs, targets)
+        _add(self, errors.square().sum(), errors.numel())
+
+    def compute(self) -> float:
+        """Return the error in the unit of the targets; NaN without samples."""
+        return float((self.sums[0] / self.sums[1]).sqrt())
+
+    reset = _reset
+    to = _to
+
+
+class R2:
+    """The coefficient of determination, 1 - sum (output - target)^2 / sum (target - mean)^2, mean over outputs.
+
+    The variance of targets far from zero is a small difference of large sums. To keep it exact and yet additive, each
+    target is split as t = a + b, where a is t rounded to 13 bits (Veltkamp's splitting): sums of a and a^2 are exact
+    in float64 up to tens of millions of samples of like size, those with b are so much smaller that their rounding does
+    not matter, and the difference is taken in rational arithmetic. There is no shift on which processes must agree.
+
+    An output whose targets are all equal counts 1 where it has no error, else 0 (as in scikit-learn).
+
+    Source:
+        Dekker 1971, Numerische Mathematik 18 (splitting).
+    """
+
+    higher_is_better = True
+    additive = True
+
+    def __init__(self) -> None:
+        self.sums = _zeros(7, 1)  # rows: counted, a, b, a^2, ab, b^2, error^2; a column an output
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs and targets of one shape, (B,) or (B, outputs...)."""
+        errors = _errors(self.sums, outputs, targets).reshape(len(targets), -1)  # (B, outputs)
+        values = targets.to(self.sums.device).to(self.sums.dtype).reshape(len(targets), -1)
+        scaled = values * (2.0**40 + 1)
+        coarse = scaled - (scaled - values)
+        fine = values - coarse
+        rows = (torch.ones_like(values), coarse, fine, coarse.square(), coarse * fine, fine.square(), errors.square())
+        self.sums = self.sums + torch.stack([row.sum(0) for row in rows])
+
+    def compute(self) -> float:
+        """Return R2, at most 1; NaN without samples."""
+        if not bool(self.sums.isfinite().all()) or not bool(self.sums[0].all()):
+            return float("nan")
+        return sum(_determination(*column) for column in self.sums.T.tolist()) / self.sums.shape[1]
+
+    def reset(self) -> None:
+        """Forget everything, the number of outputs too."""
+        self.sums = self.sums.new_zeros(7, 1)
+
+    to = _to
+
+
+def _determination(count: float, *sums: float) -> float:
+    coarse, fine, coarse2, product, fine2, errors = map(Fraction, sums)
+    spread = coarse2 + 2 * product + fine2 - (coarse + fine) ** 2 / Fraction(count)
+    if spread <= 0:
+        return float(errors == 0)
+    return float(1 - errors / spread)
+
+
+def _add(metric: Any, *values: Any) -> None:
+    for place, value in enumerate(values):
+        if isinstance(value, Tensor):
+            value = value.to(metric.sums.device)
+        metric.sums[place] += value
+
+
+def _is_binary(outputs: Tensor) -> bool:
+    """Return whether there is one logit a sample: (B,), or (B, 1)."""
+    return outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)
+
+
+def _labels(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return class indices (B, ...) of targets that are indices, probabilities, or 0 and 1 as floats."""
+    if _is_binary(outputs):
+        return targets.flatten().long()
+    return targets.argmax(1) if targets.shape == outputs.shape else targets
+
+
+def _errors(sums: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+    if outputs.shape != targets.shape:
+        raise ConfigError(
+            f"outputs are {list(outputs.shape)}, targets {list(targets.shape)}: this would compare all with all. "
+            "Give both one shape (model.out_features, or the targets of the data)"
+        )
+    return outputs.to(sums.device).to(sums.dtype) - targets.to(sums.device).to(sums.dtype)

@@ -1,0 +1,180 @@
+"""Own the reasons to end a run before its last step: no betterment, no time left, a signal.
+
+Knows nothing of how a run is ended or saved.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+from dlwp.errors import ConfigError, did_you_mean
+from dlwp.training.events import Ended, Evaluated, EvaluationStep, Saved, Started, StepEnded, Stop
+
+
+class Patience:
+    """Stop after `patience` evaluations in a row without betterment of the monitored metric.
+
+    A value that is not finite is worse than any.
+
+    Args:
+        patience: evaluations, from 1.
+        monitor: split and metric, such as "val/accuracy".
+        mode: "max" or "min".
+    """
+
+    watcher = False
+
+    def __init__(self, patience: int, monitor: str, mode: str) -> None:
+        self._patience = patience
+        self._split, _, self._name = monitor.partition("/")
+        self._sign = 1 if mode == "max" else -1
+        self._best: float | None = None
+        self._without = 0
+
+    def on_start(self, event: Started) -> Stop | None:
+        """Stop at once if the evaluation that ended patience was the last thing before a cut."""
+        return self._verdict()
+
+    def on_evaluation(self, event: Evaluated) -> Stop | None:
+        """Count this evaluation.
+
+        Raises:
+            ConfigError: the monitored metric is not measured.
+        """
+        if event.split != self._split:
+            return None
+        if self._name not in event.values:
+            measured = [f"{event.split}/{name}" for name in event.values]
+            monitor = f"{self._split}/{self._name}"
+            hint = did_you_mean(monitor, measured) or f" Measured: {', '.join(measured)}"
+            raise ConfigError(f"trainer.monitor='{monitor}' is not measured.{hint}")
+        value = event.values[self._name]
+        if math.isfinite(value) and (self._best is None or self._sign * value > self._sign * self._best):
+            self._best, self._without = value, 0
+        else:
+            self._without += 1
+        return self._verdict()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value and the evaluations since."""
+        return {"best": self._best, "without": self._without}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        self._best, self._without = state["best"], state["without"]
+
+    def _verdict(self) -> Stop | None:
+        return Stop("early_stopped") if self._without >= self._patience else None
+
+
+class MaxTime:
+    """Stop once the run has trained for a number of seconds, over all the processes that it was resumed in.
+
+    Args:
+        seconds: above 0.
+        clock: seconds, rising.
+    """
+
+    watcher = False
+
+    def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._began = clock()
+
+    def on_start(self, event: Started) -> Stop | None:
+        """Begin to count."""
+        self._began = self._clock() - event.trainer.state.progress.elapsed_s
+        return self._verdict()
+
+    def on_step(self, event: StepEnded) -> Stop | None:
+        """Look at the clock."""
+        return self._verdict()
+
+    def _verdict(self) -> Stop | None:
+        return Stop("max_time") if self._clock() - self._began >= self._seconds else None
+
+
+class Signals:
+    """Turn SIGINT, SIGTERM, SIGUSR1 and SIGHUP into a stop after the current step; a second Ctrl-C leaves at once.
+
+    Use it as a context around the training. Its handler sets a flag and does nothing else. SIGHUP is left alone where it
+    is ignored (nohup); outside of the main thread there are no handlers.
+
+    Args:
+        say: takes a line for the person.
+    """
+
+    watcher = False
+
+    def __init__(self, say: Callable[[str], None] = print) -> None:
+        self._say = say
+        self._received: str | None = None
+        self._told: set[str] = set()
+        self._last_saved: Saved | None = None
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former.clear()
+
+    def on_start(self, event: Started) -> Stop | None:
+        """Stop before the first step if a signal has come already."""
+        return self._verdict(event.step)
+
+    def on_step(self, event: StepEnded) -> Stop | None:
+        """Stop after this step if a signal has come."""
+        return self._verdict(event.step)
+
+    def on_evaluation_step(self, event: EvaluationStep) -> Stop | None:
+        """Break off the evaluation if a signal has come; it is done anew after a resume."""
+        return self._verdict(event.trainer.state.progress.step)
+
+    def on_save(self, event: Saved) -> None:
+        """Tell that the state is safe."""
+        self._last_saved = event
+        if self._received is not None:
+            self._tell_saved(event, f" in {event.elapsed_s:.1f} s")
+
+    def on_end(self, event: Ended) -> None:
+        """Tell that the state is safe, where it was saved before the signal came."""
+        if self._received is not None and self._last_saved is not None and self._last_saved.step == event.step:
+            self._tell_saved(self._last_saved, "")
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._received == "SIGINT":
+            os._exit(130)  # every save is atomic, so this harms none
+        self._received = signal.Signals(number).name if self._received is None or number == signal.SIGINT else self._received
+
+    def _verdict(self, step: int) -> Stop | None:
+        if self._received is None:
+            return None
+        if self._received == "SIGINT":
+            self._tell("stopping", f"stopping: saving step {step:,} (again Ctrl-C: leave at once)")
+        return Stop(f"stopped:{self._received}")
+
+    def _tell_saved(self, event: Saved, duration: str) -> None:
+        if self._received == "SIGINT":
+            self._tell("saved", f"saved. Go on: dlwp-train resume={event.path.parent.parent}")
+        else:
+            self._tell("saved", f"asked to stop ({self._received}): saved step {event.step:,}{duration}")
+
+    def _tell(self, kind: str, text: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
+            self._say(text)

@@ -1,0 +1,193 @@
+"""Own what TensorBoard shows of a run: curves, pictures, the confusion matrix and hyperparameters.
+
+Knows nothing of the loop; the numbers are those of metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dlwp.runs.folder import RunFolder
+from dlwp.training.events import Ended, EpochEnded, Evaluated, Logged, Started
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_NAMES = {"lr": "learning_rate"}
+_LEAST_SIDE = 64  # of a picture in the grid, in pixels: smaller ones are enlarged
+
+
+class TensorBoard:
+    """Write RUN/tensorboard: `train`, `val` and `test` share their tags, so that each quantity is one chart.
+
+    Everything is flushed when it is written, so that what a checkpoint has seen is on disk before it.
+
+    Args:
+        run: the folder.
+        images: training pictures in the grid, as the model sees them; 0 for none.
+        hparams: hyperparameters, nested or flat; shown with the final metrics.
+        classes: their names, for the confusion matrix.
+        mean, std: per channel, to undo the normalisation; else each picture is stretched to its own range.
+    """
+
+    watcher = True
+
+    def __init__(
+        self,
+        run: RunFolder,
+        *,
+        images: int,
+        hparams: dict[str, Any],
+        classes: list[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+    ) -> None:
+        self._run = run
+        self._images = images
+        self._hparams = hparams
+        self._classes = classes
+        self._mean = mean
+        self._std = std
+        self._writers: dict[str, SummaryWriter] = {}
+        self._start_step = 0
+        self._epochs_are_finer = False
+        self._final: dict[str, float] = {}
+        self._confusions: dict[str, tuple[int, Any]] = {}
+
+    def on_start(self, event: Started) -> None:
+        """Note where the run goes on: what was written of later steps is purged."""
+        self._start_step = event.step
+        self._images = self._images if event.step == 0 else 0
+        self._epochs_are_finer = event.steps_per_epoch < event.trainer.settings.log_every
+
+    def on_log(self, event: Logged) -> None:
+        """Write the training's curves."""
+        self._draw_pictures(event)
+        values = event.values
+        if self._epochs_are_finer:  # their curve comes from whole epochs
+            values = {name: values[name] for name in ("lr", "samples_per_s") if name in values}
+        self._write("train", values, event.step)
+
+    def on_epoch(self, event: EpochEnded) -> None:
+        """Write the training's curves, where epochs are shorter than the steps between logs."""
+        self._draw_pictures(event)
+        if self._epochs_are_finer:
+            self._write("train", event.train, event.step)
+
+    def on_evaluation(self, event: Evaluated) -> None:
+        """Write the evaluation's curves."""
+        self._write(event.split, event.values, event.step)
+        if event.is_best or event.split == "test":
+            self._final |= {f"{event.split}/{name}": value for name, value in event.values.items()}
+            if event.confusion is not None:
+                self._confusions[event.split] = event.step, event.confusion.detach().cpu().numpy()
+
+    def on_end(self, event: Ended) -> None:
+        """Write the confusion matrix and the hyperparameters with the final metrics, and close."""
+        for split, (step, counts) in self._confusions.items():
+            self._draw_confusion(split, counts, step)
+        if event.exit != "failed":
+            self._write_hparams(event.step)
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _writer(self, name: str) -> SummaryWriter:
+        if name not in self._writers:
+            from torch.utils.tensorboard import SummaryWriter  # slow
+
+            folder = self._run.tensorboard / name if name else self._run.tensorboard
+            self._writers[name] = SummaryWriter(str(folder), purge_step=self._start_step + 1)
+        return self._writers[name]
+
+    def _write(self, split: str, values: dict[str, float], step: int) -> None:
+        if not values:
+            return
+        writer = self._writer(split)
+        for name, value in values.items():
+            writer.add_scalar(_NAMES.get(name, name), value, step)
+        writer.flush()
+
+    def _draw_pictures(self, event: Logged | EpochEnded) -> None:
+        count, self._images = self._images, 0
+        batch = event.trainer.last_batch
+        if not count or batch is None or not isinstance(batch[0], Tensor) or batch[0].ndim != 4:
+            return
+        grid = picture_grid(batch[0][:count], self._mean, self._std)
+        self._writer("").add_image("training pictures", grid.numpy(), event.step)
+        self._writer("").flush()
+
+    def _draw_confusion(self, split: str, counts: Any, step: int) -> None:
+        import numpy
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        from dlwp.observers.plots import draw_confusion
+
+        canvas = FigureCanvasAgg(draw_confusion(counts, self._classes, f"{split}, step {step:,}"))
+        canvas.draw()
+        picture = numpy.asarray(canvas.buffer_rgba())[..., :3]
+        self._writer("").add_image(f"confusion/{split}", picture, step, dataformats="HWC")
+
+    def _write_hparams(self, step: int) -> None:
+        from torch.utils.tensorboard.summary import hparams
+
+        writer = self._writer("")
+        final = {f"final/{name}": value for name, value in self._final.items() if math.isfinite(value)}
+        assert writer.file_writer is not None
+        for summary in hparams(flatten(self._hparams), final):
+            writer.file_writer.add_summary(summary)
+        for name, value in final.items():
+            writer.add_scalar(name, value, step)
+
+
+def picture_grid(inputs: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
+    """Return pictures side by side, uint8 of shape (C, H', W') with C 1 or 3.
+
+    Args:
+        inputs: (B, C, H, W) as the model sees them.
+        mean, std: per channel, to undo the normalisation; else each picture is stretched to its own range.
+    """
+    pictures = inputs.detach().float().cpu()
+    num, channels, height, width = pictures.shape
+    if mean is not None and std is not None and len(mean) == channels:
+        pictures = pictures * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
+    else:
+        low, high = pictures.amin((1, 2, 3), keepdim=True), pictures.amax((1, 2, 3), keepdim=True)
+        pictures = (pictures - low) / (high - low).clamp(min=1e-12)
+    pictures = (pictures.nan_to_num() * 255).round().clamp(0, 255).to(torch.uint8)
+    pictures = pictures[:, :3] if channels >= 3 else pictures[:, :1]
+    scale = max(1, -(-_LEAST_SIDE // max(height, width)))
+    pictures = pictures.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    height, width = height * scale, width * scale
+    columns = min(num, max(1, math.ceil(math.sqrt(num * 2))))
+    rows = -(-num // columns)
+    gap = 2
+    grid = torch.full(
+        (pictures.shape[1], rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8
+    )
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * (height + gap), index % columns * (width + gap)
+        grid[:, top : top + height, left : left + width] = picture
+    return grid
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+    """Return dotted key -> value of a kind that TensorBoard's table of hyperparameters takes.
+
+    >>> flatten({"model": {"depth": 20, "norm": None}, "lr": 0.1})
+    {'model.depth': 20, 'model.norm': 'null', 'lr': 0.1}
+    """
+    flat: dict[str, bool | int | float | str] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            flat[f"{prefix}{key}"] = value
+        else:
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+    return flat

@@ -1,0 +1,240 @@
+"""Own what dlwp adds to torch.optim: which parameters decay, a learning rate to begin with, and Muon.
+
+Knows nothing of the loop or of schedules.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.adamw import adamw
+
+from dlwp.errors import ConfigError
+
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
+_NORMS = (*_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)
+_MATRICES = (nn.Linear, nn.modules.conv._ConvNd)
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, decay_norms_and_biases: bool, *, hidden_apart: bool = False
+) -> list[dict[str, Any]]:
+    """Return the parameters of a model that are trained, in groups for a torch optimizer.
+
+    Args:
+        model: parameters without gradient are left out.
+        weight_decay: of the weights.
+        decay_norms_and_biases: whether norms, biases and every other parameter of one axis decay too.
+        hidden_apart: whether filters and matrices inside the network get groups of their own, marked by the key
+            "hidden", as `Muon` wants them. Embeddings, tokens, positions and the last layer are not hidden.
+
+    Returns:
+        Groups, each with "params" and "weight_decay"; one alone where all is treated alike. The order is the model's.
+    """
+    exempt = set() if decay_norms_and_biases else _norms_and_biases(model)
+    hidden: set[Tensor] = _hidden_weights(model) if hidden_apart else set()
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            decays, inside = parameter not in exempt, parameter in hidden
+            group: dict[str, Any] = {"params": [], "weight_decay": weight_decay if decays else 0.0}
+            if hidden_apart:
+                group["hidden"] = inside
+            groups.setdefault((decays, inside), group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _norms_and_biases(model: nn.Module) -> set[Tensor]:
+    norms = [module for module in model.modules() if isinstance(module, _NORMS)]
+    found: set[Tensor] = {parameter for norm in norms for parameter in norm.parameters()}
+    return found | {parameter for parameter in model.parameters() if parameter.ndim < 2}
+
+
+def _hidden_weights(model: nn.Module) -> set[Tensor]:
+    """Return the weights of linear maps and convolutions, without those of the last such layer."""
+    weights = [module.weight for module in model.modules() if isinstance(module, _MATRICES)]
+    attention = [
+        module.in_proj_weight
+        for module in model.modules()
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None
+    ]
+    return {weight for weight in (*weights[:-1], *attention) if weight is not None}
+
+
+def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> tuple[float, str]:
+    """Return the learning rate that `optimizer.lr: auto` stands for, and the reason.
+
+    SGD's rate grows with the batch (Goyal et al. 2017, arXiv 1706.02677), that of optimizers which normalise their step
+    with its root (Malladi et al. 2022, arXiv 2205.10287). Other optimizers keep their class's own default.
+
+    Args:
+        optimizer_class_name: name of the class, "SGD".
+        model: asked whether it has batch norm, which lets SGD bear a rate eight times as high.
+        batch_size: samples in one step, over all processes.
+
+    Raises:
+        ConfigError: nothing is known of this optimizer.
+    """
+    if optimizer_class_name == "SGD":
+        normed = any(isinstance(module, _BATCH_NORMS) for module in model.modules())
+        rate = 0.4 if normed else 0.05
+        norm = "with" if normed else "without"
+        return _round(rate * batch_size / 128), f"{rate:g} a batch of 128, {norm} batch norm"
+    base = {"Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-3, "Muon": 0.02}.get(optimizer_class_name)
+    if base is not None:
+        return _round(base * math.sqrt(batch_size / 128)), f"{base:g} a batch of 128, with the batch's root"
+    signature = inspect.signature(getattr(torch.optim, optimizer_class_name, default_lr))
+    default = signature.parameters["lr"].default if "lr" in signature.parameters else None
+    if not isinstance(default, int | float):
+        raise ConfigError(f"optimizer.lr=auto: dlwp knows no rate for {optimizer_class_name}. optimizer.lr=0.001")
+    return float(default), f"the default of torch.optim.{optimizer_class_name}"
+
+
+def _round(rate: float) -> float:
+    return float(f"{rate:.3g}")
+
+
+class Muon(Optimizer):
+    """Muon for filters and matrices inside the network, AdamW for everything else.
+
+    The momentum M of a matrix is replaced by the nearest matrix with orthogonal rows or columns, U V^T for M = U S V^T,
+    found by five steps of a Newton-Schulz iteration; filters are flattened to (out, in * height * width). The step is
+    scaled by sqrt(max(1, rows / columns)). Embeddings, tokens, norms, biases and the last layer are AdamW's.
+
+    Args:
+        params: parameters, or groups as from `parameter_groups`. A group without the key "hidden" is split by shape:
+            two axes and more are Muon's.
+        lr: rate of Muon, about the spectral norm of a step; above 0.
+        momentum: of Muon (Nesterov's), in [0, 1).
+        weight_decay: decoupled, of both.
+        adamw_lr_scale: rate of AdamW as part of `lr`, so that one schedule drives both; above 0.
+        betas: of AdamW.
+        eps: of AdamW.
+        num_iterations: Newton-Schulz steps, at least 1.
+
+    Raises:
+        ConfigError: a value is out of its range.
+
+    Source:
+        Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+        Loshchilov, Hutter 2019, arXiv 1711.05101 (AdamW).
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        adamw_lr_scale: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        num_iterations: int = 5,
+    ) -> None:
+        for key, value, right in (
+            ("lr", lr, lr > 0),
+            ("momentum", momentum, 0 <= momentum < 1),
+            ("weight_decay", weight_decay, weight_decay >= 0),
+            ("adamw_lr_scale", adamw_lr_scale, adamw_lr_scale > 0),
+            ("num_iterations", num_iterations, num_iterations >= 1),
+        ):
+            if not right:
+                raise ConfigError(f"optimizer.{key} of muon is out of its range, got {value}")
+        defaults = {
+            "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adamw_lr_scale": adamw_lr_scale,
+            "betas": tuple(betas), "eps": eps, "num_iterations": num_iterations,
+        }  # fmt: skip
+        super().__init__(_split_by_shape(params), defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take one step; `closure`, if given, computes loss and gradients first, and its loss is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters and group["hidden"]:
+                self._step_matrices(group, parameters)
+            elif parameters:
+                self._step_adamw(group, parameters)
+        return loss
+
+    def _step_matrices(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(parameter)
+            momentum = state["momentum_buffer"]
+            gradient = parameter.grad
+            assert gradient is not None
+            momentum.lerp_(gradient, 1 - group["momentum"])
+            direction = torch.lerp(gradient, momentum, group["momentum"]).flatten(1)  # (out, in * H * W)
+            rows, columns = direction.shape
+            direction = orthogonalised(direction, group["num_iterations"])
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
+            scale = math.sqrt(max(1, rows / columns))
+            parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * scale)
+
+    def _step_adamw(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            parameters,
+            [parameter.grad for parameter in parameters],  # type: ignore[misc]
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"] * group["adamw_lr_scale"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonalised(matrix: Tensor, num_iterations: int = 5) -> Tensor:
+    """Return about U V^T of a matrix U S V^T (rows, columns): singular values between about 0.7 and 1.2.
+
+    The coefficients are those of Jordan et al. 2024, chosen for a steep start at 0 rather than for convergence to 1.
+    It runs in bfloat16 on CUDA, where that is fast, and else in the matrix's own type.
+    """
+    work = matrix.bfloat16() if matrix.is_cuda else matrix
+    tall = work.shape[0] > work.shape[1]
+    work = work.T if tall else work
+    work = work / (work.norm() + 1e-7)
+    for _ in range(num_iterations):
+        gram = work @ work.T
+        work = 3.4445 * work + (-4.7750 * gram + 2.0315 * gram @ gram) @ work
+    return (work.T if tall else work).to(matrix.dtype)
+
+
+def _split_by_shape(params: Iterable[Any]) -> list[dict[str, Any]]:
+    given = list(params)
+    groups = given if given and isinstance(given[0], dict) else [{"params": given}]
+    split = []
+    for group in groups:
+        if "hidden" in group:
+            split.append(group)
+            continue
+        parameters = [group["params"]] if isinstance(group["params"], Tensor) else list(group["params"])
+        for hidden in (True, False):
+            chosen = [parameter for parameter in parameters if (parameter.ndim >= 2) == hidden]
+            if chosen:
+                split.append({**group, "params": chosen, "hidden": hidden})
+    return split

@@ -1,0 +1,215 @@
+"""Own how a `_target_` and its arguments become an object: locating, the trust rule, the signature, the call.
+
+Knows nothing of what the parts are for, and nothing of Hydra.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from dlwp.errors import ConfigError, DlwpError, MachineError, did_you_mean
+
+TRUSTED_PACKAGES = ("dlwp", "torch", "torchvision", "timm", "torchmetrics")
+"""Packages whose classes may be built from a config that is not the person's own."""
+
+_OPTIONAL = {"timm": "timm", "torchmetrics": "torchmetrics"}
+
+
+class Trust:
+    """Which targets may be resolved.
+
+    Args:
+        everything: the config is the person's own.
+        packages: further packages, typed by the person (`trust=[mine]`).
+    """
+
+    def __init__(self, everything: bool = True, packages: Collection[str] = ()) -> None:
+        self._everything = everything
+        self._packages = tuple(packages)
+
+    def check(self, key: str, target: str, found: Any) -> None:
+        """Refuse what the rule does not allow, judged by what the name resolved to, not by its spelling.
+
+        Raises:
+            ConfigError: it is not a class of a trusted package that is a part, nor of a package in `trust`.
+        """
+        package = (getattr(found, "__module__", None) or "").partition(".")[0]
+        if self._everything or package in self._packages or (package in TRUSTED_PACKAGES and _is_part(found)):
+            return
+        raise ConfigError(f"{key} wants to run '{target}'. If you trust its maker: trust=[{target.partition('.')[0]}]")
+
+
+def _is_part(found: Any) -> bool:
+    package = found.__module__.partition(".")[0]
+    if inspect.isclass(found):
+        kinds = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.utils.data.Dataset)
+        return issubclass(found, kinds) or package == "dlwp"
+    return package == "dlwp" or found.__module__.startswith("torchvision.models")
+
+
+def locate(target: Any, key: str, trust: Trust | None = None) -> Any:
+    """Return what a dotted name stands for. The working directory is importable, after everything installed.
+
+    Args:
+        target: such as "torch.nn.Linear" or "my_file.MyModel".
+        key: the key that holds it, for messages ("model._target_").
+        trust: the rule; None trusts.
+
+    Raises:
+        ConfigError: no such module or name, or its import fails.
+        MachineError: the package is an optional one that is not installed.
+    """
+    if not isinstance(target, str) or not target or any(not part.isidentifier() for part in target.split(".")):
+        raise ConfigError(f"{key} must be the dotted name of a class or function, got {target!r}")
+    _make_working_directory_importable()
+    parts = target.split(".")
+    if parts[0] in ("torchvision", "timm", "torchmetrics"):
+        from dlwp import torchvision_ops
+
+        torchvision_ops.ensure_importable()
+    found = _import(parts[0], key)
+    if found is None:
+        if parts[0] in _OPTIONAL:
+            raise MachineError(f"{key} needs the package {parts[0]}: pip install '{_OPTIONAL[parts[0]]}'")
+        raise ConfigError(
+            f"{key}: no module '{parts[0]}'. Install it, or start from the folder that holds it (now: {Path.cwd()})"
+        )
+    for position, name in enumerate(parts[1:], 2):
+        inner = getattr(found, name, None)
+        if inner is None and isinstance(found, ModuleType):
+            inner = _import(".".join(parts[:position]), key)
+        if inner is None:
+            where = getattr(found, "__name__", repr(found))
+            raise ConfigError(f"{key}: {where} has no '{name}'.{did_you_mean(name, dir(found))}")
+        found = inner
+    if not callable(found):
+        raise ConfigError(f"{key}: {target} is a {type(found).__name__}; a class or a function is needed")
+    (trust or Trust()).check(key, target, found)
+    return found
+
+
+def _import(name: str, key: str) -> ModuleType | None:
+    """Import a module; None where there is none of this name."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name or error.name is None:
+            return None
+        if "is not a package" in str(error):
+            return None
+        raise _import_failed(name, key, error) from error
+    except DlwpError:
+        raise
+    except Exception as error:  # any error: it is the user's module that fails while it is imported
+        raise _import_failed(name, key, error) from error
+
+
+def _import_failed(name: str, key: str, error: Exception) -> ConfigError:
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    if isinstance(error, SyntaxError):
+        place = f" at {error.filename}:{error.lineno}"
+    return ConfigError(f"{key}: importing {name} failed{place}: {type(error).__name__}: {error}")
+
+
+def _make_working_directory_importable() -> None:
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # last: a user's random.py must not shadow the library's
+
+
+def takes(target: Callable[..., Any], name: str) -> bool:
+    """Return whether a callable has an argument of this name (`**kwargs` does not count)."""
+    parameter = _signature(target).get(name)
+    return parameter is not None and parameter.kind is not parameter.VAR_KEYWORD
+
+
+def _signature(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some builtins have none
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any) -> Any:
+    """Build the object that a section describes: its `_target_`, called with the other keys.
+
+    Sections nested in it that have a `_target_` are built first.
+
+    Args:
+        section: a plain mapping with `_target_`.
+        key: its place in the config, for messages ("model").
+        trust: the rule for what may be resolved.
+        given: arguments that dlwp adds.
+
+    Raises:
+        ConfigError: the target cannot be found, an argument is unknown or missing, or the call fails.
+    """
+    target = locate(section.get("_target_"), f"{key}._target_", trust)
+    arguments = {
+        name: _build_nested(value, f"{key}.{name}", trust)
+        for name, value in section.items()
+        if name != "_target_"
+    }
+    arguments |= given
+    check_arguments(target, arguments, key)
+    try:
+        return target(**arguments)
+    except (DlwpError, MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # any error: the constructor is foreign code; it is told with the values it got
+        shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items() if name not in given)
+        detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"{key}: {_name(target)}({_shorten(shown)}) failed: {detail}") from error
+
+
+def _build_nested(value: Any, key: str, trust: Trust | None) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return instantiate(value, key, trust)
+        return {name: _build_nested(item, f"{key}.{name}", trust) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_build_nested(item, f"{key}[{index}]", trust) for index, item in enumerate(value)]
+    return value
+
+
+def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> None:
+    """Compare arguments with the signature before the call, so that the message can name the key.
+
+    Raises:
+        ConfigError: one is unknown, or one is missing.
+    """
+    parameters = _signature(target)
+    kinds = {parameter.kind for parameter in parameters.values()}
+    named = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    if inspect.Parameter.VAR_KEYWORD not in kinds:
+        for name in arguments:
+            if name not in named:
+                raise ConfigError(
+                    f"{key}: {_name(target)} has no argument '{name}'.{did_you_mean(name, named)} "
+                    f"It takes: {_shorten(', '.join(named)) or 'none'}"
+                )
+    for name in named:
+        if parameters[name].default is inspect.Parameter.empty and name not in arguments:
+            raise ConfigError(f"{key}: {_name(target)} needs '{name}'. Give {key}.{name}=...")
+
+
+def _name(target: Any) -> str:
+    return getattr(target, "__qualname__", type(target).__name__)
+
+
+def _shorten(text: str, length: int = 100) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

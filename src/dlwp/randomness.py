@@ -1,0 +1,79 @@
+"""Own every random choice, as a function of (seed, purpose, counters): nothing is kept, so nothing must be saved.
+
+Knows nothing of what the numbers are used for.
+
+The purposes in use: "order" (epoch), "augment" (step), "step" (step, rank, piece), "sample" (epoch, index),
+"split", "init". Any step can therefore be replayed from its number alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+
+import numpy
+import torch
+from torch import Tensor
+
+
+def derive(seed: int, purpose: str, *counters: int) -> int:
+    """Return a 63-bit seed that is a function of its arguments alone (BLAKE2b).
+
+    >>> derive(0, "order", 1) == derive(0, "order", 1) != derive(0, "order", 2)
+    True
+    """
+    text = f"{seed}/{purpose}/{'/'.join(map(str, counters))}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """Return a new host generator seeded by `derive`."""
+    return torch.Generator().manual_seed(derive(seed, purpose, *counters))
+
+
+def permutation(length: int, seed: int, purpose: str, *counters: int) -> Tensor:
+    """Return a random order of `length` items, int64 of shape (length,), on the host."""
+    return torch.randperm(length, generator=generator(seed, purpose, *counters))
+
+
+def seed_step(seed: int, step: int, rank: int, piece: int, device: torch.device) -> None:
+    """Seed torch's generators of host and device for one forward pass, so that dropout and the like repeat.
+
+    `torch.default_generator.manual_seed` costs 1.4 µs where `torch.manual_seed`, which asks every backend, costs 285.
+    """
+    value = derive(seed, "step", step, rank, piece)
+    torch.default_generator.manual_seed(value)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(value)
+    elif device.type == "mps":
+        torch.mps.manual_seed(value)
+
+
+def seed_sample(seed: int, epoch: int, index: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators for one sample in a worker process."""
+    value = derive(seed, "sample", epoch, index)
+    random.seed(value)
+    numpy.random.seed(value & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(value)
+
+
+@contextlib.contextmanager
+def preserved() -> Iterator[None]:
+    """Leave Python's, NumPy's and torch's global host generators as they were, whatever is drawn inside (25 µs)."""
+    states = random.getstate(), numpy.random.get_state(), torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        torch.default_generator.set_state(states[2])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's global generators, for what is built before the first step."""
+    value = derive(seed, "init")
+    random.seed(value)
+    numpy.random.seed(value & 0xFFFFFFFF)
+    torch.manual_seed(value)

@@ -1,0 +1,168 @@
+"""Own the dry step: one real batch through a copy of the model, the criterion and backward, before anything slow.
+
+Knows nothing of optimizers, observers or run folders. What does not fit is told with both shapes, the layer's name and
+the key to change.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dlwp import devices, randomness
+from dlwp.build import Parts
+from dlwp.errors import ConfigError, DataError
+from dlwp.training.batches import cut, is_pair, size_of, split_result, supervised_step
+
+_SAMPLES = 4
+
+
+@dataclass
+class Rehearsal:
+    """What the dry step saw: floating-point operations of training on one sample, and the shape of the outputs."""
+
+    flops_per_sample: float
+    output_shape: tuple[int, ...] | None
+
+
+def rehearse(parts: Parts) -> Rehearsal:
+    """Take a few samples of the first training batch through a copy of the parts.
+
+    Raises:
+        ConfigError: model, criterion and data do not fit one another.
+        DataError: a sample cannot be used.
+    """
+    batch = next(iter(parts.loaders["train"].epoch(0)), None)
+    if batch is None:
+        raise DataError("the training split has no batch")
+    samples = min(_SAMPLES, size_of(batch))
+    few = cut(batch, size_of(batch) // samples)[0]
+    _check_last_batch(parts)
+    model = copy.deepcopy(parts.model).train()
+    step = parts.step or getattr(type(model), "training_step", None) or supervised_step
+    watch = _Watch(model)
+    randomness.seed_step(parts.seed, 0, 0, 0, parts.device)
+    # a processor without the instructions emulates bf16, far slower than it is worth here
+    precision = parts.settings.precision if parts.device.type != "cpu" else "fp32"
+    counter = FlopCounterMode(display=False)
+    try:
+        with counter, devices.autocast(parts.device, precision):
+            result, outputs = step(model, few, parts.criterion)
+            loss, _ = split_result(result)
+            if isinstance(outputs, Tensor) and is_pair(few) and isinstance(few[1], Tensor):
+                _check_outputs(parts, outputs, few[1])
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+                raise ConfigError(f"the criterion gives {shape}, one number is needed: criterion.reduction=mean")
+            if loss.requires_grad:
+                loss.backward()
+            else:
+                raise ConfigError("the loss depends on no trainable parameter (detached, or all frozen)")
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        raise _explained(error, parts, few, watch) from error
+    finally:
+        watch.remove()
+    shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else None
+    return Rehearsal(counter.get_total_flops() / size_of(few), shape)
+
+
+def _check_last_batch(parts: Parts) -> None:
+    """A batch of one sample has no variance: batch norm refuses it, in the last step of the first epoch."""
+    loader = parts.loaders["train"]
+    norms = [module for module in parts.model.modules() if isinstance(module, nn.BatchNorm1d)]
+    batch_size = getattr(loader, "batch_size", 0)
+    smallest = [batch_size, loader.num_samples % batch_size] if batch_size else []
+    if norms and 1 in smallest:
+        raise ConfigError(
+            f"the last batch has 1 sample ({loader.num_samples:,} of {batch_size}) and the model uses batch norm. "
+            "data.drop_last=true or another data.batch_size"
+        )
+
+
+def _check_outputs(parts: Parts, outputs: Tensor, targets: Tensor) -> None:
+    facts, criterion = parts.data.facts, parts.criterion
+    elementwise = isinstance(criterion, nn.MSELoss | nn.L1Loss | nn.SmoothL1Loss | nn.HuberLoss)
+    if elementwise and outputs.shape != targets.shape:
+        raise ConfigError(
+            f"prediction is {list(outputs.shape)}, target {list(targets.shape)}: this would compare all with all. "
+            f"Give targets of shape {list(outputs.shape[1:])} a sample, or a model with outputs of {list(targets.shape[1:])}"
+        )
+    classes = facts.num_classes
+    if facts.task == "classification" and classes and outputs.ndim == 2 and isinstance(criterion, nn.CrossEntropyLoss):
+        if outputs.shape[1] < classes:
+            raise ConfigError(
+                f"data has {classes} classes, model has {outputs.shape[1]} outputs. model.num_classes={classes}"
+            )
+        if outputs.shape[1] > classes:
+            parts.warnings.append(f"model has {outputs.shape[1]} outputs, data only {classes} classes")
+
+
+class _Watch:
+    """Knows in which module a forward pass is, and with what shape it was entered."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.inside: list[tuple[str, nn.Module, tuple[int, ...]]] = []
+        self._handles = []
+        for name, module in model.named_modules():
+            self._handles.append(module.register_forward_pre_hook(self._enter(name)))
+            self._handles.append(module.register_forward_hook(self._leave))
+
+    def _enter(self, name: str) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else ()
+            self.inside.append((name, module, shape))
+
+        return hook
+
+    def _leave(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.inside.pop()
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+
+def _explained(error: Exception, parts: Parts, batch: Any, watch: _Watch) -> Exception:
+    """Return the one line for an error of torch's in the dry step."""
+    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if devices.is_out_of_memory(error):
+        return error
+    if not watch.inside:
+        return _criterion_fault(text, parts, batch)
+    name, module, shape = watch.inside[-1]
+    given = list(batch[0].shape) if is_pair(batch) and isinstance(batch[0], Tensor) else "a batch"
+    if match := re.search(r"expected input\[.*\] to have (\d+) channels, but got (\d+)", text):
+        wanted, got = match.groups()
+        return ConfigError(
+            f"data gives {given}, the model's layer '{name}' wants [*, {wanted}, *, *] and gets {got} channels. "
+            f"model.in_channels={got}"
+        )
+    if isinstance(module, nn.Linear) and "shapes cannot be multiplied" in text:
+        return ConfigError(
+            f"data gives {given}: layer '{name}' wants {module.in_features} numbers a sample and gets {shape[-1]}. "
+            f"model.in_features={shape[-1]}"
+        )
+    if "Kernel size can't be greater" in text or "Output size is too small" in text or "Calculated padded" in text:
+        kernel = getattr(module, "kernel_size", "?")
+        return ConfigError(f"pictures of {given[-2:]} are too small for '{name}' (kernel {kernel}). Use larger pictures")
+    if "more than 1 value per channel" in text:
+        return ConfigError(f"a batch has 1 sample and '{name}' is a batch norm. Another data.batch_size")
+    where = f"in '{name}' ({type(module).__name__})" if name else f"in {type(module).__name__}"
+    return ConfigError(f"the model fails on a batch of {given}, {where}, which gets {list(shape)}: {text}")
+
+
+def _criterion_fault(text: str, parts: Parts, batch: Any) -> Exception:
+    name = type(parts.criterion).__name__
+    targets = batch[1] if is_pair(batch) else None
+    shape = f"{list(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}" if isinstance(targets, Tensor) else "?"
+    if isinstance(targets, Tensor) and targets.is_floating_point() and ("Long" in text or "floating point" in text.lower()):
+        return ConfigError(f"labels are {shape}, {name} wants whole numbers; for numbers use criterion=mse")
+    if "out of bounds" in text or "out of range" in text:
+        return DataError(f"a label lies outside of the model's outputs ({text}). model.num_classes=..., or mend the labels")
+    return ConfigError(f"{name} does not fit: targets are {shape}: {text}")

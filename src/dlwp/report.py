@@ -1,0 +1,185 @@
+"""Own the words about a run: the summary before it, and what stands at its end.
+
+Knows nothing of how parts are built or trained; it reads them.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dlwp import devices
+from dlwp.build import Parts
+from dlwp.rehearsal import Rehearsal
+
+_BAR = " · "
+
+
+def machine_line(parts: Parts) -> str:
+    """Return device, precision, memory format, with the reason of each `auto`."""
+    settings = parts.settings
+    pieces = [_reasoned(devices.describe(parts.device), parts.reason("device"))]
+    pieces.append(_reasoned(settings.precision, parts.reason("trainer.precision")))
+    if settings.channels_last:
+        pieces.append(_reasoned("channels_last", parts.reason("trainer.channels_last")))
+    if settings.compile:
+        pieces.append("torch.compile")
+    if settings.deterministic:
+        pieces.append("deterministic")
+    return _BAR.join(pieces)
+
+
+def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:
+    """Return splits, classes and shape, then how the data is fed and augmented, then where it came from."""
+    data, facts = parts.data, parts.data.facts
+    sizes = [
+        f"{split} {len(dataset):,}"
+        for split, dataset in (("train", data.train), ("val", data.val), ("test", data.test))
+        if dataset is not None
+    ]
+    pieces = [f"{name}: {_BAR.join(sizes)}"]
+    if facts.num_classes:
+        pieces.append(f"{facts.num_classes} classes")
+    elif facts.task != "other":
+        pieces.append(facts.task)
+    if facts.input_shape:
+        pieces.append("x".join(map(str, facts.input_shape)))
+    feeding = "in memory" if type(parts.loaders["train"]).__name__ == "ResidentLoader" else "by workers"
+    workers = parts.decided().get("data.num_workers")
+    feeding += f" ({workers})" if workers is not None else ""
+    second = [_reasoned(feeding, parts.reason("data.loader"))]
+    second.append(f"augmented: {describe_augment(values.get('augment'))}" if values.get("augment") else "not augmented")
+    if facts.mean is not None:
+        second.append("normalised")
+    return [_BAR.join(pieces), _BAR.join(second), *data.notes]
+
+
+def describe_augment(augment: Any) -> str:
+    """Return the names of the operations in `data.augment`."""
+    names = []
+    for one in augment if isinstance(augment, list) else [augment]:
+        names.append(next(iter(one.values()), "?") if isinstance(one, dict) and "_target_" in one else one)
+        if isinstance(one, dict) and "_target_" not in one:
+            names[-1] = ", ".join(one)
+    return ", ".join(map(str, names))
+
+
+def model_lines(parts: Parts, name: str, values: dict[str, Any], rehearsal: Rehearsal) -> list[str]:
+    """Return the model's size and cost, then its layers in a line."""
+    model = parts.model
+    count = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    depth = f", depth {values['depth']}" if "depth" in values else ""
+    size = f"{name}{depth}: {count:,} parameters"
+    if trainable != count:
+        size += f", {trainable:,} of them trained"
+    pieces = [size]
+    if rehearsal.flops_per_sample:
+        pieces[-1] += f", {_quantity(rehearsal.flops_per_sample)}FLOP a training sample"
+    return [_BAR.join(pieces), describe_layers(model)]
+
+
+def describe_layers(model: nn.Module) -> str:
+    """Return the model's children in one line, each with its parameters; a long list is shortened in its middle."""
+    pieces = []
+    for name, child in model.named_children():
+        count = sum(parameter.numel() for parameter in child.parameters())
+        kind = type(child).__name__
+        inside = f"[{len(list(child.children()))}]" if isinstance(child, nn.Sequential | nn.ModuleList) else ""
+        pieces.append(f"{name} {kind}{inside} {_quantity(count)}".rstrip() if count else f"{name} {kind}")
+    if len(pieces) > 7:
+        pieces = [*pieces[:3], f"… {len(pieces) - 6} more …", *pieces[-3:]]
+    return " → ".join(pieces)
+
+
+def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | None]) -> list[str]:
+    """Return criterion, optimizer, schedule and length of the run."""
+    criterion = type(parts.criterion).__name__ if choices.get("criterion") is None else choices["criterion"]
+    pieces = [str(criterion)]
+    optimizer = values["optimizer"]
+    name = choices.get("optimizer") or type(parts.optimizer).__name__
+    text = f"{name} lr {_shown(parts.decided().get('optimizer.lr', optimizer.get('lr', '?')))}"
+    if parts.reason("optimizer.lr"):
+        text += f" ({parts.reason('optimizer.lr')})"
+    if optimizer.get("momentum"):
+        text += f", {'Nesterov' if optimizer.get('nesterov') else 'momentum'} {optimizer['momentum']:g}"
+    if optimizer.get("weight_decay"):
+        text += f", decay {optimizer['weight_decay']:g}"
+        assert parts.optimizer is not None
+        undecayed = sum(len(group["params"]) for group in parts.optimizer.param_groups if not group.get("weight_decay"))
+        text += f" (not on {undecayed} norms and biases)" if undecayed else ""
+    pieces.append(text)
+    steps = len(parts.loaders["train"])
+    total = min(parts.settings.epochs * steps, parts.settings.max_steps or math.inf)
+    batch = values["data"]["batch_size"]
+    schedule = choices.get("scheduler") or "no schedule"
+    pieces.append(f"{schedule} over {total:,} steps of {batch}")
+    if parts.settings.accumulate > 1:
+        pieces.append(f"each in {parts.settings.accumulate} pieces")
+    return [_BAR.join(pieces)]
+
+
+def result_line(split: str, values: dict[str, float], count: int, step: int, monitor: str) -> str:
+    """Return the metrics of a split, an accuracy with its 95% interval (Wilson)."""
+    pieces = []
+    for name, value in values.items():
+        if name == "accuracy" and math.isfinite(value):
+            low, high = wilson_interval(value, count)
+            pieces.insert(0, f"accuracy {value:.1%} (95% interval {low:.1%} to {high:.1%})")
+        elif name == "top5":
+            pieces.append(f"top-5 {value:.1%}")
+        else:
+            pieces.append(f"{name} {value:.4g}")
+    return f"{', '.join(pieces)}, from step {step:,} (best {monitor})"
+
+
+def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
+    """Return the 95% interval of a share of `count` trials.
+
+    Source:
+        Wilson 1927, equation for the score interval.
+
+    >>> [round(bound, 3) for bound in wilson_interval(0.889, 10_000)]
+    [0.883, 0.895]
+    """
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return centre - half, centre + half
+
+
+def time_line(times: dict[str, float]) -> str:
+    """Return where the time went, in percent, the largest first."""
+    total = sum(times.values())
+    if not total:
+        return "no step was taken"
+    shares = sorted(times.items(), key=lambda entry: -entry[1])
+    return _BAR.join(f"{value / total:.0%} {name}" for name, value in shares if value / total >= 0.005)
+
+
+def next_lines(folder: Path, settings_epochs: int) -> list[str]:
+    """Return the commands that one would type next."""
+    shown = shlex.quote(str(folder))
+    return [
+        f"tensorboard --logdir {shlex.quote(str(folder.parent))}",
+        f"dlwp-eval checkpoint={shown}",
+        f"dlwp-train resume={shown} trainer.epochs={2 * settings_epochs}",
+    ]
+
+
+def _reasoned(value: str, reason: str) -> str:
+    return f"{value} ({reason})" if reason else value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def _quantity(number: float) -> str:
+    for scale, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= scale:
+            return f"{number / scale:.3g}{unit}"
+    return f"{number:.3g} "

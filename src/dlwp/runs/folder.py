@@ -1,0 +1,329 @@
+"""Own a run's folder: its name, its lock, its summary, and the pointers to its checkpoints.
+
+Knows nothing of training, nor of what is inside a checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from dlwp.errors import ConfigError, DataError, MachineError, nearest
+from dlwp.runs import files, history
+
+_STEP = re.compile(r"step-\d{8,}")
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_held: set[int] = set()
+
+
+def _close_held() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_close_held)  # else a loader's worker would hold the lock of a killed run
+
+
+class RunFolder:
+    """A run's folder. `RunFolder(path)` only reads; `create` and `open` hold its lock until `close`.
+
+    Attributes:
+        path: the folder. unlocked: why no lock could be taken, where the file system has none, else None.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.overrides = self.path / "overrides.yaml"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.log = self.path / "run.log"
+        self.tensorboard = self.path / "tensorboard"
+        self.plots = self.path / "plots"
+        self.checkpoints = self.path / "checkpoints"
+        self.unlocked: str | None = None
+        self._descriptor: int | None = None
+
+    @classmethod
+    def create(cls, path: Path, *, given: bool = False) -> RunFolder:
+        """Make a run's folder that no other run has, and take its lock.
+
+        Args:
+            path: its name; where it is taken, "-2", "-3"... is added.
+            given: a person named it: then it may exist if it is empty, and is never renamed.
+
+        Raises:
+            ConfigError: it was given and is not empty.
+            MachineError: it cannot be written.
+        """
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            run = cls(path if given else _make_unused(path))
+            if given:
+                _make_given(path)
+            run._lock()
+            if given:
+                _require_empty(path)
+            files.probe(run.path)
+            for folder in (run.checkpoints, run.plots):
+                files.make_folder(folder)
+            run.update_summary(exit="running", step=0, epoch=0)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Take the lock of a run that exists, to go on with it, and remove what a killed process left half-done.
+
+        Raises:
+            ConfigError: another process is using it; host and process are named.
+            MachineError: it cannot be written.
+        """
+        run = cls(path)
+        try:
+            run._lock()
+            files.probe(run.path)
+            for folder in (run.checkpoints, run.plots):
+                folder.mkdir(exist_ok=True)
+            files.sweep(run.path)
+            files.sweep(run.checkpoints)
+        except OSError as error:
+            raise _unwritable(run.path, error) from error
+        return run
+
+    def close(self) -> None:
+        """Release the lock."""
+        if self._descriptor is not None:
+            _held.discard(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def read_summary(self) -> dict[str, Any]:
+        """Return what summary.json holds, {} where there is none that can be read."""
+        try:
+            found = json.loads(self.summary.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def update_summary(self, **values: Any) -> None:
+        """Replace values of summary.json, atomically; numbers that are not finite become null."""
+        found = history.finite({**self.read_summary(), **values})
+        files.write_atomic(self.summary, json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+    def point(self, name: str, target: str | None) -> None:
+        """Let checkpoints/`name` ("last", "best") name a checkpoint such as "step-00001200", or nothing (None)."""
+        if target is None:
+            files.remove(self.checkpoints / name)
+            return
+        if not _STEP.fullmatch(target):
+            raise ValueError(f"{target!r} is not the name of a checkpoint")
+        files.write_atomic(self.checkpoints / name, target + "\n")
+
+    def pointed(self, name: str) -> Path | None:
+        """Return the checkpoint that checkpoints/`name` names, None where it names none that is there.
+
+        Raises:
+            DataError: it holds something else than the name of a checkpoint.
+        """
+        pointer = self.checkpoints / name
+        try:
+            target = pointer.read_text().strip()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError(f"{pointer} cannot be read ({error})") from error
+        if not _STEP.fullmatch(target):
+            raise DataError(f"{pointer} is damaged: it should hold a name such as step-00001200")
+        return self.checkpoints / target if (self.checkpoints / target).is_dir() else None
+
+    def saved(self) -> list[Path]:
+        """Return the checkpoints that are there, the lowest step first."""
+        found = [path for path in self.checkpoints.glob("step-*") if _STEP.fullmatch(path.name) and path.is_dir()]
+        return sorted(found, key=lambda path: int(path.name[5:]))
+
+    def holder(self) -> str | None:
+        """Return who holds the run's lock ("host n1, process 4711"), None if nobody does."""
+        try:
+            descriptor = os.open(self.path / ".lock", os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+        except OSError:
+            return None
+        finally:
+            os.close(descriptor)
+        return None
+
+    def _lock(self) -> None:
+        descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise ConfigError(f"{self.path} is running on {holder or 'another process'}") from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
+            self.unlocked = f"the file system of {self.path} has no locks: see to it that no other process uses this run"
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"host {socket.gethostname()}, process {os.getpid()}\n".encode())
+        self._descriptor = descriptor
+        _held.add(descriptor)
+
+
+def default_path(outputs: Path, data_name: str, model_name: str, now: datetime) -> Path:
+    """Return `outputs`/<data>-<model>/<date>_<time>.
+
+    >>> str(default_path(Path("outputs"), "cifar10", "resnet", datetime(2026, 11, 23, 20, 15, 3)))
+    'outputs/cifar10-resnet/2026-11-23_20-15-03'
+    """
+    plain = re.sub(r"[^\w.+-]+", "_", f"{data_name}-{model_name}").strip("._") or "run"
+    return Path(outputs) / plain / f"{now:%Y-%m-%d_%H-%M-%S}"
+
+
+def point_latest(run: Path, outputs: Path = Path("outputs")) -> None:
+    """Let `outputs`/latest be a link to `run`; a convenience, so it is left out where that cannot be."""
+    if not outputs.is_dir():
+        return
+    target = run.resolve()
+    inside = target.is_relative_to(outputs.resolve())
+    try:
+        files.replace_link(outputs / "latest", str(target.relative_to(outputs.resolve()) if inside else target))
+    except OSError:
+        return
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder looks like a run's."""
+    return (folder / "summary.json").is_file() or ((folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir())
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """Return the run folders in `folder` (itself, if it is one), oldest first. Links are not followed."""
+    if is_run(folder):
+        return [folder]
+    found = []
+    for place, inner, _ in os.walk(folder):
+        runs = [name for name in inner if is_run(Path(place, name)) and not Path(place, name).is_symlink()]
+        found += [Path(place, name) for name in runs]
+        inner[:] = [name for name in inner if name not in runs and not name.startswith(".")]
+    return sorted(found, key=lambda run: (_made(run), str(run)))
+
+
+def find_run(text: str, outputs: Path = Path("outputs")) -> tuple[Path, Path | None]:
+    """Return (run folder, checkpoint folder or None) for "last", a run folder, a checkpoint folder or a pointer to one.
+
+    Raises:
+        ConfigError: there is no such run; the nearest and the newest are named.
+        DataError: a pointer is damaged.
+    """
+    path = Path(text).expanduser()
+    if text == "last" and not path.exists():
+        path = (outputs / "latest").resolve() if (outputs / "latest").exists() else _newest(outputs, text)
+        path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
+    if is_run(path):
+        return path, None
+    if _STEP.fullmatch(path.name) and path.is_dir():
+        return path.parent.parent, path
+    if path.parent.name == "checkpoints" and is_run(path.parent.parent) and path.is_file():
+        return path.parent.parent, RunFolder(path.parent.parent).pointed(path.name)
+    raise ConfigError(_no_run(text, outputs))
+
+
+def note_own(run: Path, config_text: str) -> None:
+    """Note in the account's state folder that this account began `run`, so that it needs no `trust` later."""
+    noted = {"path": str(run.resolve()), "config": _digest(config_text.encode()), "time": round(time.time())}
+    try:
+        _notebook().parent.mkdir(parents=True, exist_ok=True)
+        files.append_line(_notebook(), json.dumps(noted))
+    except OSError:
+        return  # a home that cannot be written: such a run asks for `trust`, no more
+
+
+def is_own(run: Path) -> bool:
+    """Return whether this account began `run`, with the config.yaml that lies in it now."""
+    try:
+        digest = _digest((run / "config.yaml").read_bytes())
+    except OSError:
+        return False
+    path = str(run.resolve())
+    return any(noted.get("path") == path and noted.get("config") == digest for noted in history.read(_notebook()))
+
+
+def _notebook() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(state).expanduser() / "dlwp" / "runs.jsonl"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _make_unused(path: Path) -> Path:
+    number = 1
+    while True:
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            files.make_folder(candidate)
+            return candidate
+        except FileExistsError:
+            number += 1
+
+
+def _make_given(path: Path) -> None:
+    try:
+        files.make_folder(path)
+    except FileExistsError:
+        _require_empty(path)
+
+
+def _require_empty(path: Path) -> None:
+    if not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir()):
+        go_on = f"resume={path}, or another" if is_run(path) else "Another"
+        raise ConfigError(f"'{path}' exists and is not {'empty' if path.is_dir() else 'a folder'}. {go_on} run_dir=")
+
+
+def _unwritable(path: Path, error: OSError) -> MachineError:
+    return MachineError(f"{files.fault(error, path)}. run_dir=FOLDER")
+
+
+def _made(run: Path) -> float:
+    try:
+        return (run / "config.yaml").stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _newest(outputs: Path, text: str) -> Path:
+    runs = find_runs(outputs)
+    if not runs:
+        raise ConfigError(_no_run(text, outputs))
+    return runs[-1]
+
+
+def _no_run(text: str, outputs: Path) -> str:
+    places = {outputs, Path(text).expanduser().parent}
+    known = sorted({run for place in places if place.is_dir() for run in find_runs(place)}, key=_made)
+    if not known:
+        return f"no run '{text}', and none in '{outputs}'. Start one: dlwp-train"
+    near = [name for name in nearest(str(text), [str(run) for run in known], 1) if name != str(known[-1])]
+    return f"no run '{text}'." + (f" Did you mean '{near[0]}'?" if near else "") + f" Newest: {known[-1]}"

@@ -1,0 +1,191 @@
+"""Own the typed keys of the command, of the trainer, and those that dlwp itself reads of a part: they are the schema.
+
+Knows nothing of Hydra, torch or how a key is used. The YAML files under `configs/` say what each key means, and hold
+the same defaults (a test compares them). Here stand type, default and choices.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+GROUPS = (
+    "data", "model", "criterion", "optimizer", "scheduler", "metrics", "trainer", "logger", "callbacks", "experiment",
+)  # fmt: skip
+"""The config groups, in the order of the defaults list."""
+
+
+@dataclass
+class CommandSettings:
+    """The top level of `dlwp-train`: everything that is not a group."""
+
+    seed: int = 0
+    device: str = "auto"
+    run_dir: str | None = None
+    resume: str | None = None
+    resume_exact: bool = True
+    tags: list[str] = field(default_factory=list)
+    notes: str = ""
+    dry_run: bool = False
+    trust: list[str] = field(default_factory=list)
+    data: Any = None
+    model: Any = None
+    criterion: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    metrics: Any = None
+    trainer: Any = None
+    logger: Any = None
+    callbacks: Any = None
+
+
+@dataclass
+class TrainerSettings:
+    """How the loop runs. Durations are texts such as "1 epoch", "500 steps", "10 min" (see `Duration`)."""
+
+    epochs: int = 15
+    max_steps: int | None = None
+    max_time: str | None = None
+    precision: str = "auto"
+    channels_last: bool | str = "auto"
+    compile: bool = False
+    accumulate: int = 1
+    clip_norm: float | None = None
+    ema_decay: float | None = None
+    eval_every: str = "1 epoch"
+    checkpoint_every: str = "1 epoch"
+    keep_last: int = 1
+    keep_best: bool = True
+    monitor: str = "auto"
+    monitor_mode: str = "auto"
+    patience: int | None = None
+    on_nonfinite: str = "stop"
+    deterministic: bool = False
+    detect_anomaly: bool = False
+    limit_batches: int | None = None
+    log_every: int = 50
+    progress: bool | str = "auto"
+    profile: bool = False
+    step: Any = None
+
+
+@dataclass
+class LoggerSettings:
+    """What is recorded beside metrics.jsonl."""
+
+    tensorboard: bool = True
+    plots: bool = True
+    images: int = 32
+
+
+@dataclass
+class DataKeys:
+    """The keys of `data` that dlwp reads itself; they are taken off before the `_target_` is called."""
+
+    batch_size: int = 128
+    eval_batch_size: int | str = "auto"
+    val_fraction: float = 0.1
+    max_samples: int | None = None
+    loader: str = "auto"
+    num_workers: int | str = "auto"
+    drop_last: bool = False
+    augment: Any = None
+    mean: Any = None
+    std: Any = None
+    task: str = "auto"
+    classes: Any = None
+
+
+@dataclass
+class OptimizerKeys:
+    """The keys of `optimizer` that dlwp reads itself."""
+
+    decay_norms_and_biases: bool = True
+
+
+@dataclass
+class SchedulerKeys:
+    """The keys of `scheduler` that dlwp reads itself, for classes of torch.optim.lr_scheduler."""
+
+    interval: str = "step"
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "trainer.precision": ("auto", "fp32", "bf16", "fp16", "fp64"),
+    "trainer.channels_last": ("auto", "true", "false"),
+    "trainer.progress": ("auto", "true", "false"),
+    "trainer.on_nonfinite": ("stop", "skip", "rollback"),
+    "trainer.monitor_mode": ("auto", "min", "max"),
+    "data.loader": ("auto", "memory", "workers"),
+    "data.task": ("auto", "classification", "regression", "reconstruction", "other"),
+    "scheduler.interval": ("step", "epoch"),
+}
+"""Keys whose value is one of a few words."""
+
+MINIMUM: dict[str, float] = {
+    "seed": 0,
+    "trainer.epochs": 1,
+    "trainer.max_steps": 1,
+    "trainer.accumulate": 1,
+    "trainer.keep_last": 1,
+    "trainer.patience": 1,
+    "trainer.limit_batches": 1,
+    "trainer.log_every": 1,
+    "trainer.ema_decay": 0,
+    "logger.images": 0,
+    "data.batch_size": 1,
+    "data.eval_batch_size": 1,
+    "data.num_workers": 0,
+    "data.val_fraction": 0,
+    "data.max_samples": 1,
+}
+"""Keys with a least value."""
+
+DURATIONS: dict[str, tuple[str, ...]] = {
+    "trainer.max_time": ("time",),
+    "trainer.eval_every": ("epoch", "step"),
+    "trainer.checkpoint_every": ("epoch", "step", "time"),
+}
+"""Keys that hold a duration, and the units that each takes."""
+
+_UNITS = {
+    "epoch": ("epoch", 1), "epochs": ("epoch", 1), "step": ("step", 1), "steps": ("step", 1),
+    "s": ("time", 1), "sec": ("time", 1), "second": ("time", 1), "seconds": ("time", 1),
+    "min": ("time", 60), "minute": ("time", 60), "minutes": ("time", 60),
+    "h": ("time", 3600), "hour": ("time", 3600), "hours": ("time", 3600),
+    "d": ("time", 86400), "day": ("time", 86400), "days": ("time", 86400),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Duration:
+    """A length of training: `value` epochs, steps or seconds, as `unit` ("epoch", "step", "time") says."""
+
+    value: float
+    unit: str
+
+    @classmethod
+    def parse(cls, text: str) -> Duration:
+        """Read "1 epoch", "500 steps", "10 min", "2 h".
+
+        Raises:
+            ValueError: the text is not a positive number and a known unit; its message is fit for a person.
+
+        >>> Duration.parse("10 min")
+        Duration(value=600.0, unit='time')
+        """
+        match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]+)\s*", str(text))
+        if match is None or match[2] not in _UNITS:
+            raise ValueError(f"{text!r} is not a duration such as '1 epoch', '500 steps' or '10 min'")
+        unit, scale = _UNITS[match[2]]
+        value = float(match[1]) * scale
+        if value <= 0 or (unit == "step" and value != int(value)):
+            raise ValueError(f"{text!r} must be above 0, and a whole number where it counts steps")
+        return cls(value, unit)
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Return this as a number of steps, at least 1; only for epochs and steps."""
+        if self.unit == "time":
+            raise ValueError("a time is not a number of steps")
+        return max(1, round(self.value * (steps_per_epoch if self.unit == "epoch" else 1)))

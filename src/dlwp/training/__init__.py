@@ -1,0 +1,1 @@
+"""The loop, what survives a cut, and exact evaluation. Knows neither configs nor files."""

@@ -1,0 +1,69 @@
+"""Own what a batch is to the loop: its size, its weight, its pieces, and the step that turns it into a loss.
+
+Knows nothing of optimizers, evaluation or observers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlwp.criteria import batch_weight
+
+StepFunction = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
+"""(model, batch, criterion) -> (loss or a dictionary with "loss" and further numbers, outputs)."""
+
+
+def supervised_step(model: nn.Module, batch: tuple[Any, Any], criterion: Any) -> tuple[Tensor, Any]:
+    """Return the criterion of a pair (inputs, targets), and the outputs: what training on examples means."""
+    inputs, targets = batch
+    outputs = model(inputs)
+    return criterion(outputs, targets), outputs
+
+
+def is_pair(batch: Any) -> bool:
+    """Return whether a batch is (inputs, targets)."""
+    return isinstance(batch, tuple | list) and len(batch) == 2
+
+
+def size_of(batch: Any) -> int:
+    """Return the number of samples in a batch: the length of its first tensor."""
+    while not isinstance(batch, Tensor):
+        batch = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
+    return len(batch)
+
+
+def split_result(result: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return (loss, further numbers) of what a step function gave as its loss."""
+    if isinstance(result, Mapping):
+        return result["loss"], {key: value for key, value in result.items() if key != "loss"}
+    return result, {}
+
+
+def weight_of(criterion: Any, batch: Any) -> Any:
+    """Return what the mean in the criterion divided by for this batch: samples, or the sum of their weights."""
+    return batch_weight(criterion, batch[1]) if is_pair(batch) else size_of(batch)
+
+
+def cut(batch: Any, count: int) -> list[Any]:
+    """Cut a batch into at most `count` pieces along the first axis of each tensor, sizes as equal as can be.
+
+    >>> [len(piece) for piece in cut(torch.zeros(7), 3)]
+    [3, 2, 2]
+    """
+    if count == 1:
+        return [batch]
+    if isinstance(batch, Tensor):
+        return list(torch.tensor_split(batch, min(count, len(batch))))
+    if isinstance(batch, Mapping):
+        parts = {key: cut(value, count) for key, value in batch.items()}
+        return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+    return [type(batch)(values) for values in zip(*(cut(value, count) for value in batch), strict=True)]
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which sums are kept: float64, or float32 on MPS, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64

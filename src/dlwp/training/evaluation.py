@@ -1,0 +1,80 @@
+"""Own exact evaluation: sums and counts over a whole split, never means of means.
+
+Knows nothing of the loop that asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dlwp import distributed
+from dlwp.training.batches import StepFunction, is_pair, size_of, split_result, sum_dtype, supervised_step, weight_of
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    criterion: Any,
+    metrics: Mapping[str, Any] | None = None,
+    *,
+    step: StepFunction = supervised_step,
+    tally: Any = None,
+    on_batch: Callable[[int], bool] | None = None,
+) -> dict[str, float]:
+    """Return loss and metrics over all batches, as if they had been computed in one piece.
+
+    Args:
+        model: put into evaluation mode, and left in the mode it was in.
+        batches: of (inputs, targets), or what `step` takes.
+        criterion: its mean over a batch counts with the weight that it divided by.
+        metrics: name -> object with update(outputs, targets), compute() and reset().
+        step: as in training.
+        tally: a further object to reset and update that is no number, such as a confusion matrix.
+        on_batch: told the size of each batch; returning True ends the evaluation at once.
+
+    Returns:
+        "loss", the metrics and the step's further numbers, by name. Empty when `on_batch` ended it.
+    """
+    metrics = metrics or {}
+    updated = [*metrics.values(), *([tally] if tally is not None else [])]
+    totals: dict[str, Tensor] = {}
+    weight: Any = 0.0
+    was_training = model.training
+    model.eval()
+    try:
+        for metric in updated:
+            metric.reset()
+        for batch in batches:
+            result, outputs = step(model, batch, criterion)
+            loss, further = split_result(result)
+            count = weight_of(criterion, batch)
+            weight = weight + count
+            for name, value in {"loss": loss, **further}.items():
+                value = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
+                value = value.to(sum_dtype(value.device)) * count
+                totals[name] = totals[name] + value if name in totals else value
+            if is_pair(batch) and outputs is not None:
+                for metric in updated:
+                    metric.update(outputs, batch[1])
+            if on_batch is not None and on_batch(size_of(batch)):
+                return {}
+    finally:
+        model.train(was_training)
+    return _reduced(totals, weight, metrics)
+
+
+def _reduced(totals: dict[str, Tensor], weight: Any, metrics: Mapping[str, Any]) -> dict[str, float]:
+    if distributed.world_size() > 1:
+        weight = distributed.sum_(torch.as_tensor(weight, dtype=torch.float64))
+        for total in totals.values():
+            distributed.sum_(total)
+        for metric in metrics.values():
+            if hasattr(metric, "sums"):
+                distributed.sum_(metric.sums)
+    values = {name: float(total / weight) if weight else math.nan for name, total in totals.items()}
+    return values | {name: float(metric.compute()) for name, metric in metrics.items()}

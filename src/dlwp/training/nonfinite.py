@@ -1,0 +1,151 @@
+"""Own what happens when a loss or a gradient becomes NaN or infinite: it is found before it reaches a weight.
+
+Knows nothing of why it happened, but finds the module where it arose.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from dlwp import devices, randomness
+from dlwp.errors import NonFiniteError
+from dlwp.training.batches import split_result
+
+if TYPE_CHECKING:
+    from dlwp.training.trainer import Trainer
+
+MAX_SKIPS = 100
+"""Steps that `skip` leaves out before it gives up."""
+MAX_ROLLBACKS = 3
+"""Returns to the last checkpoint before `rollback` gives up."""
+
+
+class Guard:
+    """Decides whether a step may be taken, by `trainer.on_nonfinite`.
+
+    stop: the run fails, naming step and module. skip: the step is left out, and buffers (batch statistics) are put back.
+    rollback: weights, buffers and optimizer return to the last checkpoint, and training goes on with the next batch.
+
+    On the CPU, and for skip and rollback, the verdict is read at each step. Elsewhere, with a fused optimizer and "stop",
+    it stays on the device, where it keeps the optimizer from stepping, and is read when values are logged.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._policy = trainer.settings.on_nonfinite
+        fused = all(group.get("fused") for group in trainer.optimizer.param_groups)
+        self._deferred = trainer.device.type != "cpu" and self._policy == "stop" and fused
+        self._bad_step: Tensor | None = None
+        self._buffers: list[Tensor] = []
+        self._kept_buffers: list[Tensor] = []
+        self._good: dict[str, Any] | None = None
+
+    def begin_step(self) -> None:
+        """Keep a copy of the floating-point buffers, which batch norm changes in its forward pass."""
+        if self._policy == "stop":
+            return
+        if not self._kept_buffers:
+            self._buffers = [buffer for buffer in self._trainer.model.buffers() if buffer.is_floating_point()]
+            self._kept_buffers = [buffer.clone() for buffer in self._buffers]
+        elif self._buffers:
+            torch._foreach_copy_(self._kept_buffers, self._buffers)
+
+    def allows_step(self, loss: Tensor, norm: Tensor, batch: Any) -> bool:
+        """Return whether loss and gradient norm are finite; act by the policy where they are not.
+
+        Raises:
+            NonFiniteError: the policy is "stop", or its limit is reached.
+        """
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        if self._deferred:
+            self._remember(finite)
+            return True
+        if bool(finite):
+            return True
+        progress = self._trainer.state.progress
+        if self._policy == "skip" and progress.skipped < MAX_SKIPS:
+            progress.skipped += 1
+            if self._buffers:
+                torch._foreach_copy_(self._buffers, self._kept_buffers)
+            self._trainer.warn(f"step {progress.step + 1} left out: {_word(loss)}")
+            return False
+        if self._policy == "rollback" and progress.rollbacks < MAX_ROLLBACKS:
+            progress.rollbacks += 1
+            self._restore()
+            self._trainer.warn(f"step {progress.step + 1}: {_word(loss)}; weights are back at the last checkpoint")
+            return False
+        raise self._error(loss, batch, progress.step + 1)
+
+    def read_verdict(self) -> None:
+        """Read a verdict that was left on the device; waits for it.
+
+        Raises:
+            NonFiniteError: a step was not finite.
+        """
+        if self._bad_step is not None and (step := int(self._bad_step)) >= 0:
+            raise NonFiniteError(f"the loss or a gradient is not finite at step {step}.{self._way_out()}")
+
+    def keep(self) -> None:
+        """Keep a copy of the state for `rollback`: called when a checkpoint is on disk, and at the start."""
+        if self._policy == "rollback":
+            state = self._trainer.state
+            optimizer = copy.deepcopy(state.optimizer.state_dict())
+            self._good = {"model": copy.deepcopy(state.model.state_dict()), "optimizer": optimizer}
+
+    def _restore(self) -> None:
+        assert self._good is not None
+        self._trainer.model.load_state_dict(self._good["model"])
+        self._trainer.optimizer.load_state_dict(copy.deepcopy(self._good["optimizer"]))
+
+    def _remember(self, finite: Tensor) -> None:
+        step = self._trainer.state.progress.step + 1
+        if self._bad_step is None:
+            self._bad_step = torch.full((), -1, dtype=torch.int64, device=finite.device)
+        self._bad_step = torch.where((self._bad_step < 0) & ~finite, step, self._bad_step)
+        optimizer: Any = self._trainer.optimizer
+        optimizer.grad_scale = None
+        optimizer.found_inf = (self._bad_step >= 0).float()  # fused kernels leave the weights alone where this is 1
+
+    def _error(self, loss: Tensor, batch: Any, step: int) -> NonFiniteError:
+        progress = self._trainer.state.progress
+        module = self.first_module(batch)
+        where = f"; first in {module}" if module else ""
+        return NonFiniteError(f"{_word(loss)} at step {step} (epoch {progress.epoch + 1}){where}.{self._way_out()}")
+
+    def _way_out(self) -> str:
+        rate = self._trainer.base_rate
+        return f" Try optimizer.lr={rate / 10:g} (now {rate:g}), trainer.clip_norm=1 or trainer.on_nonfinite=skip"
+
+    def first_module(self, batch: Any) -> str:
+        """Replay a batch and return the first module whose output is not finite, quoted, or a word for the rest."""
+        trainer = self._trainer
+        found: list[str] = []
+
+        def watch(name: str) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                    found.append(f"'{name}'" if name else "the model's output")
+
+            return hook
+
+        leaves = [(name, module) for name, module in trainer.model.named_modules() if not list(module.children())]
+        handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+        randomness.seed_step(trainer.seed, trainer.state.progress.step, 0, 0, trainer.device)
+        try:
+            with torch.no_grad(), devices.autocast(trainer.device, trainer.precision):
+                loss, _ = split_result(trainer.step_function(trainer.model, batch, trainer.criterion)[0])
+        finally:
+            for handle in handles:
+                handle.remove()
+        if found:
+            return found[0]
+        return "the criterion" if not bool(torch.isfinite(loss).all()) else "a gradient"
+
+
+def _word(loss: Tensor) -> str:
+    value = float(loss)
+    return f"loss is {value}" if not torch.isfinite(loss) else f"a gradient is not finite (loss {value:.4g})"

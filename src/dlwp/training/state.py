@@ -1,0 +1,226 @@
+"""Own all that must survive a cut: `TrainState` is its one place.
+
+Knows nothing of files: a checkpoint asks it for tensors and a record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dlwp.errors import ConfigError
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Anything whose state is saved with the run."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state: containers of JSON values (tensors too, for schedulers)."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> Any:
+        """Take the state back."""
+        ...
+
+
+@dataclass
+class Progress:
+    """How far the run has come.
+
+    Attributes:
+        step: optimizer steps taken. samples: training samples seen.
+        epoch: whole epochs done. position: batches done of the current one.
+        pending: what still has to follow the last step ("log", "evaluate", "epoch"), so that a cut between loses none.
+        best_value, best_step: of the monitored metric. last_values: of the last evaluation.
+        skipped, rollbacks: steps left out, and returns to the last checkpoint, after a non-finite loss or gradient.
+        elapsed_s: time of training in earlier processes.
+    """
+
+    step: int = 0
+    samples: int = 0
+    epoch: int = 0
+    position: int = 0
+    pending: list[str] = field(default_factory=list)
+    best_value: float | None = None
+    best_step: int | None = None
+    last_values: dict[str, float | None] = field(default_factory=dict)
+    skipped: int = 0
+    rollbacks: int = 0
+    elapsed_s: float = 0.0
+
+
+class AveragedWeights:
+    """An exponential moving average of a model's parameters; its buffers are copied as they are.
+
+    The average after step t has decay min(decay, (1 + t) / (10 + t)), so that early steps are forgotten quickly.
+
+    Source:
+        Polyak, Juditsky 1992 (averaging); the ramp as in TensorFlow's ExponentialMovingAverage.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights after `step` (from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = dict(model.named_parameters())
+        torch._foreach_lerp_(
+            list(self.parameters.values()), [current[name].detach() for name in self.parameters], 1 - decay
+        )
+
+    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the average in the form of `model.state_dict()`."""
+        return {**model.state_dict(), **self.parameters}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take back what `state_dict` gave."""
+        for name, value in self.parameters.items():
+            value.copy_(state[name])
+
+    @contextlib.contextmanager
+    def swapped_into(self, model: nn.Module) -> Iterator[None]:
+        """Put the average into the model for the length of the context."""
+        current = dict(model.named_parameters())
+        kept = {name: current[name].data for name in self.parameters}
+        try:
+            for name, value in self.parameters.items():
+                current[name].data = value
+            yield
+        finally:
+            for name, value in kept.items():
+                current[name].data = value
+
+
+class TrainState:
+    """Everything of a run that is not a function of its config: saved whole, and taken back whole.
+
+    Args:
+        model, optimizer: the objects that are trained with.
+        scheduler: an object with state (`Stateful`), or one that is a function of progress and has none.
+        averaged: the EMA weights, if they are kept.
+        scaler: the gradient scaler of fp16, if there is one.
+        others: further objects with state, by name: observers and callbacks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        scheduler: Any = None,
+        averaged: AveragedWeights | None = None,
+        scaler: torch.amp.GradScaler | None = None,
+        others: dict[str, Stateful] | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.averaged = averaged
+        self.progress = Progress()
+        self._scheduler_owns_rates = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
+        self._stateful: dict[str, Stateful] = dict(others or {})
+        if isinstance(scheduler, Stateful):
+            self._stateful["scheduler"] = scheduler
+        if scaler is not None:
+            self._stateful["scaler"] = scaler
+
+    def tensors(self) -> dict[str, Any]:
+        """Return group -> nested tensors: "model", "optimizer" (by parameter name), "ema" where it is kept."""
+        groups: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self._optimizer_by_name()}
+        if self.averaged is not None:
+            groups["ema"] = self.averaged.state_dict(self.model)
+        return groups
+
+    def record(self) -> dict[str, Any]:
+        """Return all that is not a tensor, fit for JSON."""
+        stateful = {name: _jsonable(part.state_dict()) for name, part in self._stateful.items()}
+        return {"progress": dataclasses.asdict(self.progress), "stateful": stateful}
+
+    def load(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+        """Take back what `tensors` and `record` gave.
+
+        Raises:
+            ConfigError: the weights are of another model.
+        """
+        load_weights(self.model, tensors["model"])
+        self._load_optimizer(tensors["optimizer"])
+        if self.averaged is not None and "ema" in tensors:
+            self.averaged.load_state_dict(tensors["ema"])
+        self.progress = Progress(**record["progress"])
+        for name, part in self._stateful.items():
+            if name in record["stateful"]:
+                part.load_state_dict(record["stateful"][name])
+
+    def _optimizer_by_name(self) -> dict[str, Any]:
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        state = {
+            names[id(parameter)]: dict(values)
+            for parameter, values in self.optimizer.state.items()
+            if id(parameter) in names
+        }
+        groups = []
+        for group in self.optimizer.param_groups:
+            options = {key: value for key, value in group.items() if key != "params"}
+            groups.append({**options, "params": [names[id(parameter)] for parameter in group["params"]]})
+        return {"state": state, "groups": groups}
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        parameters = dict(self.model.named_parameters())
+        current = self.optimizer.state_dict()
+        number = {
+            id(parameter): index
+            for group, packed in zip(self.optimizer.param_groups, current["param_groups"], strict=True)
+            for parameter, index in zip(group["params"], packed["params"], strict=True)
+        }
+        unknown = [name for name in saved["state"] if name not in parameters]
+        if unknown:
+            raise ConfigError(f"the checkpoint's optimizer knows the parameter '{unknown[0]}', the model does not")
+        current["state"] = {number[id(parameters[name])]: values for name, values in saved["state"].items()}
+        if self._scheduler_owns_rates:  # rates and momenta are the scheduler's state; else they follow from the config
+            for packed, stored in zip(current["param_groups"], saved["groups"], strict=True):
+                packed |= {key: value for key, value in stored.items() if key != "params"}
+        self.optimizer.load_state_dict(current)
+
+
+def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Load weights and buffers into a model that must have just these.
+
+    Raises:
+        ConfigError: names or shapes differ; the first three are told.
+    """
+    own = model.state_dict()
+    differing = [
+        f"{name}: checkpoint {_shape(tensors, name)}, model {_shape(own, name)}"
+        for name in {**own, **tensors}
+        if _shape(tensors, name) != _shape(own, name)
+    ]
+    if differing:
+        raise ConfigError(
+            f"the checkpoint is of another model: {len(differing)} of {len(own)} tensors differ. "
+            "Start it with the model that it was made with",
+            differing[:3],
+        )
+    model.load_state_dict(tensors)
+
+
+def _shape(tensors: dict[str, Tensor], name: str) -> str:
+    return str(list(tensors[name].shape)) if name in tensors else "none"
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items() if not callable(item)}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value

@@ -1,0 +1,489 @@
+"""Own the loop: forward, criterion, backward, step; then evaluate; and tell observers.
+
+Knows neither configs nor files: it gets plain PyTorch objects and a `TrainerSettings`, and works from Python as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dlwp import devices, randomness
+from dlwp.errors import CallbackError
+from dlwp.settings import Duration, TrainerSettings
+from dlwp.training import events
+from dlwp.training.batches import StepFunction, cut, is_pair, size_of, split_result, supervised_step, weight_of
+from dlwp.training.evaluation import evaluate
+from dlwp.training.nonfinite import Guard
+from dlwp.training.state import AveragedWeights, Stateful, TrainState
+from dlwp.training.tally import Tally
+
+
+class Loader(Protocol):
+    """What feeds the loop: the batches of a numbered epoch, from a position that can be sought."""
+
+    num_samples: int
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        ...
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[Any]:
+        """Yield the batches of an epoch on the device, from batch `start` on."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """How a run ended: `exit` is done, early_stopped, max_time or stopped:SIGNAL; values of the last evaluation."""
+
+    exit: str
+    step: int
+    epoch: int
+    values: dict[str, float | None] = field(default_factory=dict)
+
+
+class Trainer:
+    """Minimise a criterion over batches.
+
+    Args:
+        model: an `nn.Module`, already on `device` and in the memory format wanted.
+        criterion: (outputs, targets) -> scalar loss.
+        optimizer: over the model's parameters.
+        settings: how to run; the defaults are those of the command.
+        scheduler: a function (step, total_steps, steps_per_epoch) -> factor of the base rate, or a
+            `torch.optim.lr_scheduler` object; None keeps the rate.
+        scheduler_interval: when a torch scheduler is stepped: "step" or "epoch".
+        metrics: name -> metric (update, compute, reset) for training and evaluation.
+        observers: objects with some of the hooks of `dlwp.training.events`.
+        step: (model, batch, criterion) -> (loss, outputs); default: the model's own `training_step`, else
+            `criterion(model(inputs), targets)`. The loss may be a dictionary with "loss" and further numbers to record.
+        confusion: a `ConfusionMatrix` to fill at each evaluation, for observers.
+        device, seed: of the run.
+
+    Example:
+        >>> from dlwp.data.resident import ResidentLoader
+        >>> from dlwp.data.splits import ArrayDataset
+        >>> inputs = torch.linspace(-1, 1, 64).reshape(-1, 1)
+        >>> data = ArrayDataset(inputs, 3 * inputs)
+        >>> model = torch.nn.Linear(1, 1)
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> trainer = Trainer(model, torch.nn.MSELoss(), optimizer, TrainerSettings(epochs=20))
+        >>> trainer.fit(ResidentLoader(data, 8, shuffle=True)).exit
+        'done'
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        criterion: Any,
+        optimizer: Optimizer,
+        settings: TrainerSettings | None = None,
+        *,
+        scheduler: Any = None,
+        scheduler_interval: str = "step",
+        metrics: Mapping[str, Any] | None = None,
+        observers: Sequence[Any] = (),
+        step: StepFunction | None = None,
+        confusion: Any = None,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.criterion = criterion
+        self.optimizer = optimizer
+        self.settings = settings or TrainerSettings()
+        self.scheduler = scheduler
+        self.scheduler_interval = scheduler_interval
+        self.observers = list(observers)
+        self.device = torch.device(device)
+        self.seed = seed
+        self.warnings: list[str] = []
+        self.times: dict[str, float] = {}
+        self.last_batch: Any = None
+        self.monitor, self.monitor_mode = _monitor_of(self.settings, metrics or {})
+        self.precision = "fp32" if self.settings.precision == "auto" else self.settings.precision
+        self.step_function: StepFunction = step or getattr(type(model), "training_step", None) or supervised_step
+        self._compute: nn.Module = torch.compile(model) if self.settings.compile else model  # type: ignore[assignment]
+        self._scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+        self._metrics = copy.deepcopy(dict(metrics or {}))
+        self._confusion = confusion
+        self._tally = Tally(metrics or {}, self.device)
+        self._guard = Guard(self)
+        self._failures: dict[int, int] = {}
+        self._stop: events.Stop | None = None
+        self._hooks: dict[str, list[tuple[Any, Any]]] = {name: [] for name in events.HOOKS}
+        for part in self.observers:
+            for name, hooks in self._hooks.items():
+                if callable(hook := getattr(part, name, None)):
+                    hooks.append((part, hook))
+        for group in optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        averaged = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
+        stateful: dict[str, Stateful] = {"tally": self._tally}
+        stateful |= {type(part).__name__: part for part in self.observers if isinstance(part, Stateful)}
+        self.state = TrainState(model, optimizer, scheduler, averaged, self._scaler, stateful)
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+
+    def fit(self, train: Loader, val: Loader | None = None) -> Outcome:
+        """Train on `train`, evaluate on `val`, from wherever `self.state` stands.
+
+        Returns:
+            How it ended. Observers have been told.
+
+        Raises:
+            NonFiniteError: the loss or a gradient became NaN or infinite (`trainer.on_nonfinite`).
+            CallbackError: a callback of the user's own raised.
+        """
+        progress = self._begin(train, val)
+        try:
+            self._settle()  # what a cut left undone
+            while self._stop is None and progress.step < self.total_steps:
+                self.model.train()
+                for batch in self._timed(train.epoch(progress.epoch, progress.position)):
+                    loss = self._forward_and_backward(batch)
+                    self._take_step(loss, batch)
+                    self._settle()
+                    if self._stop is not None or progress.step >= self.total_steps:
+                        break
+        except BaseException as error:  # any error: observers are told that the run failed, then it goes on its way
+            self._end("failed", error)
+            raise
+        return self._end(self._stop.exit if self._stop else "done", None)
+
+    def _forward_and_backward(self, batch: Any) -> Tensor:
+        """Return the loss of the batch, its gradient accumulated over pieces that are weighted by their samples."""
+        started = time.perf_counter()
+        self._guard.begin_step()
+        self.optimizer.zero_grad(set_to_none=True)
+        pieces = cut(batch, self.settings.accumulate)
+        whole = weight_of(self.criterion, batch)
+        total: Tensor | None = None
+        for number, piece in enumerate(pieces):
+            randomness.seed_step(self.seed, self.state.progress.step, 0, number, self.device)
+            weight = weight_of(self.criterion, piece) if len(pieces) > 1 else whole
+            with devices.autocast(self.device, self.precision):
+                result, outputs = self.step_function(self._compute, piece, self.criterion)
+            loss, further = split_result(result)
+            if len(pieces) > 1:
+                loss = loss * (weight / whole)
+            (self._scaler.scale(loss) if self._scaler is not None else loss).backward()
+            total = loss.detach() if total is None else total + loss.detach()
+            if outputs is not None and is_pair(piece):
+                self._tally.update(outputs, piece[1])
+            for name, value in further.items():
+                self._tally.add(name, value.detach() if isinstance(value, Tensor) else value, weight)
+        assert total is not None
+        self.last_batch = batch
+        self._spend("model", started)
+        return total
+
+    def _take_step(self, loss: Tensor, batch: Any) -> None:
+        """Step the optimizer, unless the guard finds loss or gradient not finite; count the step either way."""
+        started = time.perf_counter()
+        progress = self.state.progress
+        if callable(self.scheduler):
+            self._set_rate(self.scheduler(progress.step, self.total_steps, self.steps_per_epoch))
+        if self._scaler is not None:
+            self._scaler.unscale_(self.optimizer)
+        if self._guard.allows_step(loss, self._gradient_norm(loss), batch):
+            if self._scaler is not None:
+                self._scaler.step(self.optimizer)
+                self._scaler.update()
+            else:
+                self.optimizer.step()
+            if self.state.averaged is not None:
+                self.state.averaged.update(self.model, progress.step + 1)
+            self._tally.add("loss", loss, weight_of(self.criterion, batch))
+        if self._torch_scheduler_every("step"):
+            self.scheduler.step()
+        progress.step += 1
+        progress.position += 1
+        progress.samples += size_of(batch)
+        progress.pending = self._what_follows()
+        self._spend("model", started)
+        if self._hooks["on_step"]:
+            self.emit(events.StepEnded(self, progress.step, progress.epoch, loss, size_of(batch)))
+
+    def _gradient_norm(self, loss: Tensor) -> Tensor:
+        """Return the norm of the whole gradient, clipped to `clip_norm` where that is set."""
+        if self.settings.clip_norm is not None:
+            return nn.utils.clip_grad_norm_(self._trainable, self.settings.clip_norm)
+        if self._scaler is not None:
+            return loss  # an overflow in fp16 is no error: the scaler leaves the step out and lowers its scale
+        return nn.utils.get_total_norm([value.grad for value in self._trainable if value.grad is not None])
+
+    # ---- what follows a step --------------------------------------------------------------------------------------
+
+    def _what_follows(self) -> list[str]:
+        progress = self.state.progress
+        ends_epoch = progress.position == self.steps_per_epoch
+        ends_run = progress.step == self.total_steps
+        pending = []
+        if progress.step % self.settings.log_every == 0 or ends_epoch or ends_run:
+            pending.append("log")
+        if self._val is not None and (progress.step % self._eval_steps == 0 or ends_run):
+            pending.append("evaluate")
+        if ends_epoch:
+            pending.append("epoch")
+        return [*pending, "settle"]
+
+    def _settle(self) -> None:
+        """Do what the last step asks for, each part once, even when a cut comes between them."""
+        progress = self.state.progress
+        progress.elapsed_s = self.elapsed_s
+        ended = "epoch" in progress.pending
+        while progress.pending:
+            part = progress.pending[0]
+            if part == "evaluate" and not self._validate():
+                return  # stopped in the middle of it: it stays pending
+            progress.pending.pop(0)
+            if part == "log":
+                self._log()
+            elif part == "epoch":
+                self._end_epoch()
+            elif part == "settle":
+                self.emit(events.Settled(self, progress.step, progress.epoch, ended))
+
+    def _log(self) -> None:
+        started = time.perf_counter()
+        self._guard.read_verdict()
+        progress = self.state.progress
+        values = self._tally.window()
+        since, samples = self._window_began
+        rate = (progress.samples - samples) / max(started - since, 1e-9)
+        self._window_began = (time.perf_counter(), progress.samples)
+        values |= {"lr": self.learning_rate, "samples_per_s": rate}
+        self.emit(events.Logged(self, progress.step, self._epoch_number(), values))
+        self._spend("logging", started)
+
+    def _validate(self) -> bool:
+        """Evaluate the validation split and note whether it is the best so far; return False when a hook stopped it."""
+        assert self._val is not None
+        values = self.evaluate(self._val, "val")
+        if values is None:
+            return False
+        value = values.get(self.monitor.removeprefix("val/"))
+        if hasattr(self.scheduler, "observe"):
+            self.scheduler.observe(value, self.state.progress.best_step == self.state.progress.step)
+        elif isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(value)  # type: ignore[arg-type]
+        return True
+
+    def evaluate(self, loader: Loader, split: str) -> dict[str, float] | None:
+        """Evaluate a split, with the averaged weights where they are kept, and tell observers.
+
+        Args:
+            loader: of the split.
+            split: "val" is compared with the best so far; "test" and others are only reported.
+
+        Returns:
+            "loss" and metrics by name, or None when a hook stopped it.
+        """
+        started = time.perf_counter()
+        progress = self.state.progress
+        done = 0
+
+        def on_batch(size: int) -> bool:
+            nonlocal done
+            done += size
+            self.emit(events.EvaluationStep(self, split, done, loader.num_samples))
+            return self._stop is not None
+
+        with self._evaluated_weights(), devices.autocast(self.device, self.precision):
+            values = evaluate(
+                self._compute, loader.epoch(), self.criterion, self._metrics,
+                step=self.step_function, tally=self._confusion, on_batch=on_batch,
+            )  # fmt: skip
+        if not values:
+            return None
+        best = False
+        if split == "val":
+            progress.last_values = {name: value if math.isfinite(value) else None for name, value in values.items()}
+            best = self._note_best(values.get(self.monitor.removeprefix("val/"), math.nan))
+        elapsed = self._spend("evaluation", started)
+        confusion = self._confusion.sums.clone() if self._confusion is not None else None
+        record = events.Evaluated(
+            self, progress.step, self._epoch_number(), split, values, loader.num_samples, elapsed, best, confusion
+        )
+        self.emit(record)
+        return values
+
+    def _end_epoch(self) -> None:
+        progress = self.state.progress
+        progress.epoch += 1
+        progress.position = 0
+        if self._torch_scheduler_every("epoch"):
+            self.scheduler.step()
+        train = self._tally.epoch()
+        self._tally.reset()
+        val = {name: math.nan if value is None else value for name, value in progress.last_values.items()}
+        since, samples = self._epoch_began
+        elapsed = time.perf_counter() - since
+        self._epoch_began = (time.perf_counter(), progress.samples)
+        rate = (progress.samples - samples) / max(elapsed, 1e-9)
+        self.emit(events.EpochEnded(self, progress.step, progress.epoch, train, val, elapsed, rate))
+
+    def _note_best(self, value: float) -> bool:
+        progress = self.state.progress
+        if not math.isfinite(value) or not self.is_better(value, progress.best_value):
+            return False
+        progress.best_value, progress.best_step = value, progress.step
+        return True
+
+    def is_better(self, value: float, than: float | None) -> bool:
+        """Return whether a value of the monitored metric is better than another; anything beats None."""
+        if than is None:
+            return True
+        return value > than if self.monitor_mode == "max" else value < than
+
+    # ---- the run around the loop ----------------------------------------------------------------------------------
+
+    def _begin(self, train: Loader, val: Loader | None) -> Any:
+        settings, progress = self.settings, self.state.progress
+        self.steps_per_epoch = len(train)
+        self.total_steps = min(settings.epochs * len(train), settings.max_steps or math.inf)  # type: ignore[assignment]
+        self._val = val
+        self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
+        self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._stop = None
+        now = time.perf_counter()
+        self._began = now - progress.elapsed_s
+        self._window_began = self._epoch_began = (now, progress.samples)
+        self._guard.keep()
+        if settings.detect_anomaly:
+            torch.autograd.set_detect_anomaly(True)
+        record = events.Started(
+            self, progress.step, progress.epoch, self.total_steps, self.steps_per_epoch, settings.epochs
+        )
+        self.emit(record)
+        return progress
+
+    def _end(self, exit_word: str, error: BaseException | None) -> Outcome:
+        progress = self.state.progress
+        if self.settings.detect_anomaly:
+            torch.autograd.set_detect_anomaly(False)
+        self._stop = None
+        record = events.Ended(self, progress.step, progress.epoch, exit_word, error, dict(self.times))
+        self.emit(record)
+        return Outcome(exit_word, progress.step, progress.epoch, dict(progress.last_values))
+
+    def emit(self, record: Any) -> None:
+        """Give a record to every observer that has its hook; take a `Stop` from what they return."""
+        if isinstance(record, events.Saved):
+            self._guard.keep()
+        for part, hook in list(self._hooks[record.hook]):
+            try:
+                answer = hook(record)
+            except Exception as error:  # any error: a watcher must not end the run, a callback is told with its place
+                self._observer_failed(part, record.hook, error)
+                continue
+            self._failures.pop(id(part), None)
+            if isinstance(answer, events.Stop) and self._stop is None:
+                self._stop = answer
+
+    def _observer_failed(self, part: Any, hook_name: str, error: Exception) -> None:
+        name = type(part).__name__
+        if getattr(part, "watcher", False):
+            count = self._failures[id(part)] = self._failures.get(id(part), 0) + 1
+            step = self.state.progress.step
+            if count == 1:
+                self.warn(f"{name} failed at step {step}: {type(error).__name__}: {error}; training goes on")
+            if count == 3:
+                self.warn(f"{name} failed 3 times in a row and was switched off (at step {step})")
+                for hooks in self._hooks.values():
+                    hooks[:] = [entry for entry in hooks if entry[0] is not part]
+            return
+        if type(part).__module__.partition(".")[0] == "dlwp":
+            raise error
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise CallbackError(
+            f"callback {name}.{hook_name} failed at {frame.filename}:{frame.lineno}: {type(error).__name__}: {error}"
+        ) from error
+
+    def warn(self, text: str) -> None:
+        """Note a warning, and say it through the observers that can."""
+        self.warnings.append(text)
+        for part in self.observers:
+            if callable(say := getattr(part, "warn", None)):
+                say(text)
+
+    def say(self, text: str) -> None:
+        """Say a line through the observers that can."""
+        for part in self.observers:
+            if callable(say := getattr(part, "say", None)):
+                say(text)
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate of the first parameter group at the last step."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def base_rate(self) -> float:
+        """The rate before the schedule's factor."""
+        return float(self.optimizer.param_groups[0]["initial_lr"])
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return time.perf_counter() - self._began
+
+    def _set_rate(self, factor: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+
+    def _torch_scheduler_every(self, interval: str) -> bool:
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
+        return (
+            isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler)
+            and not isinstance(self.scheduler, plateau)
+            and self.scheduler_interval == interval
+        )
+
+    def _evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
+        averaged = self.state.averaged
+        return averaged.swapped_into(self.model) if averaged is not None else contextlib.nullcontext()
+
+    def _epoch_number(self) -> int:
+        """Return the number of the epoch of the last step, from 1."""
+        progress = self.state.progress
+        return progress.epoch + 1 if progress.position else max(progress.epoch, 1)
+
+    def _timed(self, batches: Iterable[Any]) -> Iterator[Any]:
+        iterator = iter(batches)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self._spend("data", started)
+            yield batch
+
+    def _spend(self, name: str, started: float) -> float:
+        elapsed = time.perf_counter() - started
+        self.times[name] = self.times.get(name, 0.0) + elapsed
+        return elapsed
+
+
+def _monitor_of(settings: TrainerSettings, metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the monitored value ("val/accuracy") and whether more or less of it is better."""
+    first = next(iter(metrics), "loss")
+    name = f"val/{first}" if settings.monitor == "auto" else settings.monitor
+    if settings.monitor_mode != "auto":
+        return name, settings.monitor_mode
+    metric = metrics.get(name.removeprefix("val/"))
+    return name, "max" if getattr(metric, "higher_is_better", False) else "min"

@@ -1,0 +1,79 @@
+"""Hold that nothing slow is imported before it is needed: by what is in sys.modules, never by a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+SLOW = {"torch", "torchvision", "numpy", "scipy", "sklearn", "matplotlib", "tensorboard", "PIL", "pandas"}
+
+# Runs what a console script runs, then tells on the last line what came in and how it went.
+PROGRAM = """
+import importlib, json, sys
+module, *sys.argv[1:] = json.loads(sys.argv[1])
+sys.argv[0] = "dlwp"
+found = importlib.import_module(module)
+code = 0
+try:
+    if hasattr(found, "main"):
+        code = found.main()
+except SystemExit as stopped:
+    code = stopped.code
+print()
+print(json.dumps([code or 0, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+
+
+def run(module: str, *words: str) -> tuple[int, set[str], str, str]:
+    """Return (exit status, the packages imported, standard output, standard error) of a command in a new process."""
+    command = [sys.executable, "-c", PROGRAM, json.dumps([module, *words])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    said, _, last = done.stdout.rstrip("\n").rpartition("\n")
+    code, modules = json.loads(last)
+    return code, set(modules), said, done.stderr
+
+
+def test_the_package_itself_imports_nothing_slow() -> None:
+    _, modules, _, _ = run("dlwp")
+    assert not modules & (SLOW | {"hydra", "omegaconf", "yaml"})
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["optimizer=sgd", "--help"]], ids=" ".join)
+def test_help_and_version_import_nothing_slow(words: list[str]) -> None:
+    code, modules, said, _ = run("dlwp.commands.train", *words)
+    assert code == 0 and "dlwp" in said
+    assert not modules & SLOW
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["modle=resnet"],
+        ["model=resnett"],
+        ["trainer.epochz=3"],
+        ["trainer.epochs=1.5"],
+        ["trainer.epochs=0"],
+        ["--halp"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_in_the_words_is_told_before_anything_slow(words: list[str]) -> None:
+    code, modules, _, told = run("dlwp.commands.train", *words)
+    assert code == 2
+    assert told.startswith("dlwp: error: ") and "Traceback" not in told
+    assert not modules & SLOW
+
+
+def test_the_table_of_runs_needs_nothing_slow() -> None:
+    code, modules, _, _ = run("dlwp.commands.runs", "--help")
+    assert code == 0
+    assert not modules & SLOW
+
+
+def test_composing_needs_nothing_slow() -> None:
+    program = "import sys; from dlwp.config.compose import compose; compose(['model=vit']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert not SLOW & {name.partition(".")[0] for name in done.stdout.split()}

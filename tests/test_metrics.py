@@ -1,0 +1,155 @@
+"""The metrics promise to be exact over any cut into batches, and to agree with scikit-learn and torchmetrics."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dlwp.errors import ConfigError
+from dlwp.metrics import MAE, R2, RMSE, Accuracy, ConfusionMatrix, TopK
+
+
+def _value(metric: Any, outputs: Tensor, targets: Tensor, *cuts: int) -> Any:
+    for piece in zip(outputs.tensor_split(cuts), targets.tensor_split(cuts)):
+        metric.update(*piece)
+    return metric.compute()
+
+
+def _classes(num_classes: int = 7, count: int = 50) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(count, num_classes, generator=generator),
+        torch.randint(0, num_classes, (count,), generator=generator),
+    )
+
+
+def _numbers(*shape: int, mean: float = 0.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randn(shape, generator=generator, dtype=torch.float64) + mean
+    return targets + 0.5 * torch.randn(shape, generator=generator, dtype=torch.float64), targets
+
+
+@pytest.mark.parametrize("cuts", [(), (1,), (3, 4, 40)])
+def test_classes_agree_with_sklearn_however_cut(cuts: tuple[int, ...]) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    outputs, targets = _classes()
+    found = outputs.argmax(1)
+    assert _value(Accuracy(), outputs, targets, *cuts) == sklearn.accuracy_score(targets, found)
+    assert _value(TopK(3), outputs, targets, *cuts) == sklearn.top_k_accuracy_score(targets, outputs, k=3)
+    expected = sklearn.confusion_matrix(targets, found)
+    assert torch.equal(_value(ConfusionMatrix(7), outputs, targets, *cuts), torch.tensor(expected).double())
+
+
+@pytest.mark.parametrize("shape", [(50,), (50, 1), (50, 3)])
+@pytest.mark.parametrize("cuts", [(), (1,), (3, 4, 40)])
+def test_numbers_agree_with_sklearn_however_cut(shape: tuple[int, ...], cuts: tuple[int, ...]) -> None:
+    sklearn = pytest.importorskip("sklearn.metrics")
+    outputs, targets = _numbers(*shape)
+    assert _value(MAE(), outputs, targets, *cuts) == pytest.approx(
+        sklearn.mean_absolute_error(targets, outputs), rel=1e-12
+    )
+    assert _value(RMSE(), outputs, targets, *cuts) == pytest.approx(
+        sklearn.mean_squared_error(targets, outputs) ** 0.5, rel=1e-12
+    )
+    assert _value(R2(), outputs, targets, *cuts) == pytest.approx(sklearn.r2_score(targets, outputs), rel=1e-12)
+
+
+@pytest.mark.parametrize("mean", [1e3, 1e6, -1e8])
+def test_r2_is_right_for_targets_far_from_zero(mean: float) -> None:
+    outputs, targets = _numbers(1000, mean=mean)
+    exact = [Fraction(value) for value in targets.tolist()]
+    middle = sum(exact) / len(exact)
+    spread = sum((value - middle) ** 2 for value in exact)
+    errors = sum((Fraction(a) - b) ** 2 for a, b in zip(outputs.tolist(), exact))
+    assert _value(R2(), outputs, targets, 10, 500) == pytest.approx(float(1 - errors / spread), rel=1e-7)
+
+
+def test_r2_of_targets_that_are_all_equal_is_zero_or_one() -> None:
+    same = torch.full((4,), 3.3)
+    assert _value(R2(), same, same) == 1.0
+    assert _value(R2(), same + 1, same) == 0.0
+
+
+@pytest.mark.parametrize("make", [Accuracy, lambda: TopK(3), lambda: ConfusionMatrix(7)])
+def test_sums_of_two_parts_of_classes_add_up(make: Any) -> None:
+    outputs, targets = _classes()
+    whole, first, second = make(), make(), make()
+    whole.update(outputs, targets)
+    first.update(outputs[:17], targets[:17])
+    second.update(outputs[17:], targets[17:])
+    assert torch.equal(first.sums + second.sums, whole.sums)
+    assert whole.sums.dtype == torch.float64
+
+
+@pytest.mark.parametrize("make", [MAE, RMSE, R2])
+def test_sums_of_two_parts_of_numbers_add_up(make: Any) -> None:
+    outputs, targets = _numbers(50, 3, mean=1e6)
+    first, second = make(), make()
+    first.update(outputs[:17], targets[:17])
+    second.update(outputs[17:], targets[17:])
+    first.sums = first.sums + second.sums
+    assert first.compute() == pytest.approx(_value(make(), outputs, targets), rel=1e-9)
+
+
+@pytest.mark.parametrize("make", [Accuracy, lambda: TopK(3), MAE, RMSE, R2])
+def test_reset_forgets_everything(make: Any) -> None:
+    metric = make()
+    batch = _classes() if isinstance(metric, Accuracy | TopK) else _numbers(50, 3)
+    metric.update(batch[0] * 2, batch[1])
+    metric.reset()
+    assert metric.compute() != metric.compute()  # NaN: nothing is counted
+    metric.update(*batch)
+    assert metric.compute() == _value(make(), *batch)
+
+
+def test_mixed_targets_count_by_the_largest() -> None:
+    outputs, targets = _classes()
+    mixed = 0.7 * torch.nn.functional.one_hot(targets, 7) + 0.3 / 7
+    assert _value(Accuracy(), outputs, mixed) == _value(Accuracy(), outputs, targets)
+    assert _value(TopK(3), outputs, mixed) == _value(TopK(3), outputs, targets)
+
+
+def test_targets_that_are_ignored_do_not_count() -> None:
+    outputs, targets = _classes()
+    masked = torch.where(torch.arange(50) < 20, -100, targets)
+    assert _value(Accuracy(), outputs, masked) == _value(Accuracy(), outputs[20:], targets[20:])
+    assert _value(TopK(3), outputs, masked) == _value(TopK(3), outputs[20:], targets[20:])
+    assert torch.equal(
+        _value(ConfusionMatrix(7), outputs, masked), _value(ConfusionMatrix(7), outputs[20:], targets[20:])
+    )
+
+
+def test_every_pixel_of_a_map_counts() -> None:
+    outputs, targets = torch.randn(2, 5, 4, 4), torch.randint(0, 5, (2, 4, 4))
+    expected = (outputs.argmax(1) == targets).double().mean()
+    assert _value(Accuracy(), outputs, targets) == float(expected)
+    assert _value(ConfusionMatrix(5), outputs, targets).sum() == 32
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_one_logit_is_a_binary_task(shape: tuple[int, ...]) -> None:
+    outputs, targets = torch.tensor([-1.0, 2.0, 3.0, -4.0]).view(shape), torch.tensor([0.0, 1.0, 0.0, 0.0]).view(shape)
+    assert _value(Accuracy(), outputs, targets) == 0.75
+    assert _value(ConfusionMatrix(2), outputs, targets).tolist() == [[2, 1], [0, 1]]
+
+
+def test_top_k_of_no_more_than_k_classes_is_one() -> None:
+    assert _value(TopK(5), *_classes(num_classes=3)) == 1.0
+
+
+def test_shapes_that_would_compare_all_with_all_are_refused() -> None:
+    for metric in (MAE(), RMSE(), R2()):
+        with pytest.raises(ConfigError, match=r"outputs are \[4, 1\], targets \[4\]: this would compare all with all"):
+            metric.update(torch.zeros(4, 1), torch.zeros(4))
+
+
+def test_values_agree_with_torchmetrics() -> None:
+    theirs = pytest.importorskip("torchmetrics")
+    outputs, targets = _classes()
+    assert _value(Accuracy(), outputs, targets) == pytest.approx(
+        float(theirs.Accuracy(task="multiclass", num_classes=7, average="micro")(outputs, targets))
+    )
+    predicted, wanted = _numbers(50, 3)
+    assert _value(R2(), predicted, wanted) == pytest.approx(float(theirs.R2Score()(predicted, wanted)), rel=1e-6)
