@@ -95,7 +95,9 @@ def lengthen(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut_short, lengthen, Path.unlink])
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.yaml", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.safetensors", "state.json", "config.yaml", "MANIFEST.json"]
+)
 def test_damage_is_found_and_the_file_is_named(tmp_path: Path, damage: object, name: str) -> None:
     checkpoint.save(tmp_path, 1, state(), "model: {}\n")
     folder = checkpoint.save(tmp_path, 2, state(), "model: {}\n")

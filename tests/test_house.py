@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import re
 import subprocess
@@ -27,6 +28,7 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -112,20 +114,19 @@ def test_the_engine_stays_under_2000_lines_of_code_and_the_whole_under_4500() ->
     assert sum(sizes.values()) < 4500
 
 
+def catches_anything(node: ast.AST) -> bool:
+    """Return whether a handler takes every error and keeps it: one that ends by raising it again does not."""
+    if not isinstance(node, ast.ExceptHandler) or (isinstance(node.body[-1], ast.Raise) and node.body[-1].exc is None):
+        return False
+    names = {each.id for each in ast.walk(node.type) if isinstance(each, ast.Name)} if node.type else {"Exception"}
+    return not names.isdisjoint({"Exception", "BaseException"})
+
+
 @pytest.mark.parametrize("path", FILES + SCRIPTS, ids=name_of)
 def test_what_cannot_be_named_is_not_caught_unless_the_line_says_why(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").splitlines()
-    wide = [
-        f"{node.lineno}: {lines[node.lineno - 1].strip()}"
-        for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.ExceptHandler)
-        and (
-            node.type is None
-            or {"Exception", "BaseException"} & {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
-        )
-        and not re.search(r"# any error: \S", lines[node.lineno - 1])
-    ]
-    assert wide == []
+    wide = [node.lineno for node in ast.walk(tree_of(path)) if catches_anything(node)]
+    assert [line for line in wide if not re.search(r"# any error: \S", lines[line - 1])] == []
 
 
 def targets(node: object) -> Iterator[str]:
@@ -148,7 +149,7 @@ def test_a_model_config_has_the_name_of_its_module(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "data").glob("*.yaml")), ids=name_of)
 def test_a_data_config_has_the_name_of_its_function(path: Path) -> None:
     found = yaml.safe_load(path.read_text(encoding="utf-8"))["_target_"]
-    assert found.startswith("dlwp.data.") and path.stem in found.split(".")[2:]
+    assert found == "???" or (found.startswith("dlwp.data.") and path.stem in found.split(".")[2:])
 
 
 def test_every_target_of_the_shipped_configs_exists() -> None:
@@ -156,7 +157,7 @@ def test_every_target_of_the_shipped_configs_exists() -> None:
 
     for path in sorted((ROOT / "configs").rglob("*.yaml")):
         for target in targets(yaml.safe_load(path.read_text(encoding="utf-8"))):
-            assert callable(locate(target)), f"{name_of(path)}: {target}"
+            assert target == "???" or callable(locate(target, name_of(path)))
 
 
 def test_the_wheel_carries_the_configs_and_the_types(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dlwp import torchvision_ops
 from dlwp.errors import ConfigError
 from dlwp.metrics import MAE, R2, RMSE, Accuracy, ConfusionMatrix, TopK
 
@@ -56,14 +57,16 @@ def test_numbers_agree_with_sklearn_however_cut(shape: tuple[int, ...], cuts: tu
     assert _value(R2(), outputs, targets, *cuts) == pytest.approx(sklearn.r2_score(targets, outputs), rel=1e-12)
 
 
-@pytest.mark.parametrize("mean", [1e3, 1e6, -1e8])
+@pytest.mark.parametrize("mean", [1e3, -1e6])
 def test_r2_is_right_for_targets_far_from_zero(mean: float) -> None:
     outputs, targets = _numbers(1000, mean=mean)
     exact = [Fraction(value) for value in targets.tolist()]
     middle = sum(exact) / len(exact)
     spread = sum((value - middle) ** 2 for value in exact)
     errors = sum((Fraction(a) - b) ** 2 for a, b in zip(outputs.tolist(), exact))
-    assert _value(R2(), outputs, targets, 10, 500) == pytest.approx(float(1 - errors / spread), rel=1e-7)
+    assert _value(R2(), outputs, targets, 10, 500) == pytest.approx(
+        float(1 - errors / spread), rel=1e-9
+    )  # plain sums: 1e-4
 
 
 def test_r2_of_targets_that_are_all_equal_is_zero_or_one() -> None:
@@ -146,6 +149,7 @@ def test_shapes_that_would_compare_all_with_all_are_refused() -> None:
 
 
 def test_values_agree_with_torchmetrics() -> None:
+    torchvision_ops.ensure_importable()  # torchmetrics imports torchvision where it is installed
     theirs = pytest.importorskip("torchmetrics")
     outputs, targets = _classes()
     assert _value(Accuracy(), outputs, targets) == pytest.approx(

@@ -17,7 +17,10 @@ from dlwp.parts import Trust, instantiate, locate
         ({"_target_": "mylib.nets.Foo"}, r"model\._target_: no module 'mylib'\. Install it, or start from the folder"),
         ({"_target_": "torch.nn.Linearr"}, r"model\._target_: torch\.nn has no 'Linearr'\. Did you mean 'Linear'"),
         ({"_target_": "broken.Net"}, r"model\._target_: importing broken failed at .*broken\.py:2: NameError"),
-        ({"_target_": "unparsable.Net"}, r"model\._target_: importing unparsable failed at .*unparsable\.py:1: SyntaxError"),
+        (
+            {"_target_": "unparsable.Net"},
+            r"model\._target_: importing unparsable failed at .*unparsable\.py:1: SyntaxError",
+        ),
         (
             {"_target_": "torch.nn.Linear", "in_feature": 3, "out_features": 2},
             r"model: Linear has no argument 'in_feature'\. Did you mean 'in_features'.* It takes: in_features, out_features",

@@ -94,8 +94,10 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
 
 def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: Console) -> Run:
     if checkpoint is not None and _is_finished(run, config):
-        console.say(f"{run.path} is finished ({run.read_summary()['epoch']} epochs). To go on: "
-                    f"dlwp-train resume={run.path} trainer.epochs={2 * config.values['trainer']['epochs']}")  # fmt: skip
+        epochs = run.read_summary()["epoch"]
+        console.say(
+            f"{run.path} is finished ({epochs} epochs). To go on: dlwp-train resume={run.path} trainer.epochs={2 * epochs}"
+        )
         return Run(run.path, run.read_summary())
     parts = _build(config, checkpoint)
     config_text = config.yaml(parts.decided(stored_only=True))
@@ -123,12 +125,13 @@ def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | 
     if config.resume is not None:
         path, checkpoint = find_run(str(config.resume))
         run = RunFolder.open(path)
-        return run, checkpoint or run.pointed("last") or (run.saved() or [None])[-1]
+        saved = run.saved()
+        return run, checkpoint or run.pointed("last") or (saved[-1] if saved else None)
     given = run_dir or config.values.get("run_dir")
     if given:
         return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
-    name = [_name_of(config, group) for group in ("data", "model")]
-    run = RunFolder.create(default_path(Path("outputs"), *name, datetime.now()))
+    path = default_path(Path("outputs"), _name_of(config, "data"), _name_of(config, "model"), datetime.now())
+    run = RunFolder.create(path)
     point_latest(run.path)
     return run, None
 
@@ -311,9 +314,8 @@ def _explained(error: BaseException) -> BaseException:
     from dlwp import devices
 
     if devices.is_out_of_memory(error):
-        return RunError(
-            f"out of memory ({str(error).splitlines()[0][:90]}). A smaller data.batch_size, or trainer.accumulate=2 for the same batch"
-        )
+        why = str(error).splitlines()[0][:90]
+        return RunError(f"out of memory ({why}). A smaller data.batch_size, or trainer.accumulate=2 for the same batch")
     if isinstance(error, OSError) and not isinstance(error, DlwpError):
         return MachineError(files.fault(error, Path(error.filename or ".")))
     return error
@@ -352,7 +354,6 @@ def evaluate(checkpoint: str, *, split: str = "test", words: Sequence[str] = ())
     from dlwp import report
     from dlwp.config.compose import compose
     from dlwp.training.state import load_weights
-    from dlwp.training.trainer import Trainer
 
     path, folder = find_run(checkpoint)
     folder = folder or RunFolder(path).pointed("best") or RunFolder(path).pointed("last")
@@ -367,4 +368,11 @@ def evaluate(checkpoint: str, *, split: str = "test", words: Sequence[str] = ())
     values = trainer.evaluate(parts.loaders[split], split) or {}
     count, step = parts.loaders[split].num_samples, record["progress"]["step"]
     line = report.result_line(split, values, count, step, trainer.monitor)
-    return {"checkpoint": str(folder), "split": split, "step": step, "num_samples": count, "values": values, "line": line}
+    return {
+        "checkpoint": str(folder),
+        "split": split,
+        "step": step,
+        "num_samples": count,
+        "values": values,
+        "line": line,
+    }

@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dlwp import devices, optimizers, randomness
 from dlwp.data import resident, splits, streaming
 from dlwp.data.augment import BatchTransform, build_ops
+from dlwp.data.datasets import ArrayDataset, Facts, Splits, size
 from dlwp.errors import ConfigError
 from dlwp.metrics import ConfusionMatrix
 from dlwp.parts import Trust, instantiate, locate, takes
@@ -40,7 +41,7 @@ class Decision:
 class Parts:
     """Everything that a run needs, as plain PyTorch objects."""
 
-    data: splits.Splits
+    data: Splits
     model: nn.Module
     criterion: Any
     metrics: dict[str, Any]
@@ -73,10 +74,11 @@ class Parts:
         """Return the trainer of these parts."""
         assert self.optimizer is not None
         classes = self.data.facts.num_classes if self.data.facts.task == "classification" else None
+        confusion = ConfusionMatrix(classes).to(self.device) if classes else None
         return Trainer(
             self.model, self.criterion, self.optimizer, self.settings,
             scheduler=self.scheduler, scheduler_interval=self.scheduler_interval, metrics=self.metrics,
-            observers=observers, step=self.step, confusion=ConfusionMatrix(classes).to(self.device) if classes else None,
+            observers=observers, step=self.step, confusion=confusion,
             device=self.device, seed=self.seed,
         )  # fmt: skip
 
@@ -137,7 +139,7 @@ class Builder:
 
     # ---- data -----------------------------------------------------------------------------------------------------
 
-    def _data(self) -> tuple[splits.Splits, DataKeys]:
+    def _data(self) -> tuple[Splits, DataKeys]:
         section, own = self._take_off("data", DataKeys)
         keys = DataKeys(**own)
         found = instantiate(section, "data", self._trust)
@@ -145,7 +147,7 @@ class Builder:
         splits.find_facts(data, task=keys.task, classes=keys.classes, mean=keys.mean, std=keys.std)
         if data.val is None and keys.val_fraction > 0:
             data = splits.cut_validation(data, keys.val_fraction, self._seed)
-        if keys.max_samples is not None and keys.max_samples < len(data.train):
+        if keys.max_samples is not None and keys.max_samples < size(data.train):
             data.train = splits.take(data.train, keys.max_samples, self._seed)
             data.notes.append(f"train cut to {keys.max_samples:,} samples (data.max_samples)")
         for name, value in (("mean", data.facts.mean), ("std", data.facts.std)):
@@ -154,7 +156,7 @@ class Builder:
         return data, keys
 
     def _loaders(
-        self, data: splits.Splits, keys: DataKeys, device: torch.device, settings: TrainerSettings, dtype: torch.dtype
+        self, data: Splits, keys: DataKeys, device: torch.device, settings: TrainerSettings, dtype: torch.dtype
     ) -> dict[str, Loader]:
         kind, workers = self._loader_kind(data, keys, device)
         found: dict[str, Loader] = {}
@@ -179,12 +181,12 @@ class Builder:
                 found[name] = streaming.StreamingLoader(dataset, batch_size, num_workers=workers, **options)
         return found
 
-    def _loader_kind(self, data: splits.Splits, keys: DataKeys, device: torch.device) -> tuple[str, int]:
+    def _loader_kind(self, data: Splits, keys: DataKeys, device: torch.device) -> tuple[str, int]:
         fits, reason = resident.fits(data.train, device)
         kind = keys.loader
         if kind == "auto":
             kind = self._decide("data.loader", "memory" if fits else "workers", reason, stored=False)
-        elif kind == "memory" and not isinstance(data.train, splits.ArrayDataset):
+        elif kind == "memory" and not isinstance(data.train, ArrayDataset):
             raise ConfigError(f"data.loader=memory needs arrays: {reason}. data.loader=workers")
         if kind == "memory":
             return kind, 0
@@ -200,7 +202,7 @@ class Builder:
 
     # ---- model, criterion, metrics --------------------------------------------------------------------------------
 
-    def _model(self, facts: splits.Facts) -> nn.Module:
+    def _model(self, facts: Facts) -> nn.Module:
         section = self._filled(self._section("model"), "model", facts)
         target = locate(section.get("_target_"), "model._target_", self._trust)
         model = instantiate(section, "model", self._trust)
@@ -212,7 +214,7 @@ class Builder:
             )
         return model
 
-    def _filled(self, section: Mapping[str, Any], key: str, facts: splits.Facts) -> dict[str, Any]:
+    def _filled(self, section: Mapping[str, Any], key: str, facts: Facts) -> dict[str, Any]:
         answers = answers_of(facts)
         filled = dict(section)
         for name, value in section.items():
@@ -226,7 +228,7 @@ class Builder:
         return filled
 
     def _computation(
-        self, settings: TrainerSettings, device: torch.device, traits: devices.Traits, facts: splits.Facts
+        self, settings: TrainerSettings, device: torch.device, traits: devices.Traits, facts: Facts
     ) -> TrainerSettings:
         precision, why = devices.choose_precision(settings.precision, device, traits, facts.task)
         channels_last, why_format = devices.choose_channels_last(
@@ -238,7 +240,7 @@ class Builder:
             self._decide("trainer.channels_last", channels_last, why_format)
         return dataclasses.replace(settings, precision=precision, channels_last=channels_last)
 
-    def _criterion(self, data: splits.Splits) -> Any:
+    def _criterion(self, data: Splits) -> Any:
         section = dict(self._section("criterion"))
         for name in ("weight", "pos_weight"):
             value = section.get(name)
@@ -339,7 +341,7 @@ class _Function(nn.Module):
         return self.function(*arguments)
 
 
-def answers_of(facts: splits.Facts) -> dict[str, tuple[Any, str]]:
+def answers_of(facts: Facts) -> dict[str, tuple[Any, str]]:
     """Return what the facts of the data answer for a key that is `auto`: name -> (value, reason)."""
     answers: dict[str, tuple[Any, str]] = {}
     shape = facts.input_shape

@@ -83,9 +83,7 @@ def save(parent: Path, step: int, state: Survivor, config_text: str) -> Path:
             return final
         files.rename(final, parent / f".broken-{final.name}-{files.unique()}")
     contents = _contents(state, config_text)
-    entries = {
-        name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()
-    }
+    entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
     contents[_MANIFEST] = _with_own_hash({"files": entries})
     temporary = parent / f".tmp-{final.name}-{files.unique()}"
     files.make_folder(temporary)
@@ -127,7 +125,9 @@ def _flatten(nested: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = nested
         return {_TENSOR: path}
     if isinstance(nested, dict):
-        return {str(key): _flatten(value, f"{path}/{key}" if path else str(key), tensors) for key, value in nested.items()}
+        return {
+            str(key): _flatten(value, f"{path}/{key}" if path else str(key), tensors) for key, value in nested.items()
+        }
     if isinstance(nested, list | tuple):
         return [_flatten(value, f"{path}/{index}", tensors) for index, value in enumerate(nested)]
     return nested

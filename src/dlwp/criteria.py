@@ -40,9 +40,10 @@ def batch_weight(criterion: Any, targets: Any) -> float | Tensor:
         )
     if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and not torch.is_floating_point(targets):
         counts = targets != criterion.ignore_index
+        dtype = torch.float32 if targets.device.type == "mps" else torch.float64  # the share of a piece is exact in it
         if criterion.weight is None:
-            return counts.sum()
-        weight = criterion.weight.to(targets.device)
+            return counts.sum(dtype=dtype)
+        weight = criterion.weight.to(targets.device, dtype)
         return (weight[torch.where(counts, targets, 0)] * counts).sum()
     return float(_num_samples(targets))
 

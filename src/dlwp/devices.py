@@ -48,7 +48,9 @@ def resolve(name: str) -> tuple[torch.device, str]:
     """
     kind, _, number = name.partition(":")
     if kind not in _KINDS or (number and not number.isdigit()):
-        raise ConfigError(f"unknown device '{name}'.{did_you_mean(kind, _KINDS) or ' There are: auto, cpu, cuda, cuda:N, mps'}")
+        raise ConfigError(
+            f"unknown device '{name}'.{did_you_mean(kind, _KINDS) or ' There are: auto, cpu, cuda, cuda:N, mps'}"
+        )
     if kind == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device()), "the first CUDA device"

@@ -27,7 +27,9 @@ def forecast_lines(parts: Parts) -> list[str]:
         settings=dataclasses.replace(parts.settings, max_steps=_STEPS, log_every=10**9, compile=False, max_time=None),
     )
     assert parts.optimizer is not None
-    copied = copy.deepcopy((parts.model, parts.optimizer))  # together, so that the optimizer holds the copy's parameters
+    copied = copy.deepcopy(
+        (parts.model, parts.optimizer)
+    )  # together, so that the optimizer holds the copy's parameters
     trial.model, trial.optimizer = copied
     trial.scheduler = None
     clock = _Clock()
@@ -42,7 +44,7 @@ def forecast_lines(parts: Parts) -> list[str]:
     # an evaluation is a forward pass alone: about a third of a step's work
     seconds = steps * step_s + evaluations * val / (train.num_samples / len(train)) * step_s / 3
     return [
-        f"time     {_clock_text(seconds)} for {steps:,} steps of {step_s * 1000:.1f} ms and {evaluations:.0f} evaluations",
+        f"time     {_clock_text(seconds)}: {steps:,} steps of {step_s * 1000:.1f} ms, {evaluations:.0f} evaluations",
         f"memory   {peak_memory_mib(parts.device):,.0f} MiB at the peak of a step",
         f"disk     {_disk_mib(trial):,.1f} MiB in checkpoints",
     ]

@@ -21,6 +21,9 @@ _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _NORMS = (*_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)
 _MATRICES = (nn.Linear, nn.modules.conv._ConvNd)
 
+_BASE_RATES = {"Adam": (3e-3, 1e-3), "AdamW": (3e-3, 1e-3), "RMSprop": (1e-3, 1e-3), "Muon": (0.02, 0.02)}
+"""Rates for a batch of 128, of networks without and with layer norm, which as a rule are transformers."""
+
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, decay_norms_and_biases: bool, *, hidden_apart: bool = False
@@ -35,7 +38,8 @@ def parameter_groups(
             "hidden", as `Muon` wants them. Embeddings, tokens, positions and the last layer are not hidden.
 
     Returns:
-        Groups, each with "params" and "weight_decay"; one alone where all is treated alike. The order is the model's.
+        Groups, each with "params" and "weight_decay"; one alone where all is treated alike. Those that
+        decay come first.
     """
     exempt = set() if decay_norms_and_biases else _norms_and_biases(model)
     hidden: set[Tensor] = _hidden_weights(model) if hidden_apart else set()
@@ -47,7 +51,7 @@ def parameter_groups(
             if hidden_apart:
                 group["hidden"] = inside
             groups.setdefault((decays, inside), group)["params"].append(parameter)
-    return list(groups.values())
+    return [groups[key] for key in sorted(groups, reverse=True)]
 
 
 def _norms_and_biases(model: nn.Module) -> set[Tensor]:
@@ -75,7 +79,8 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
 
     Args:
         optimizer_class_name: name of the class, "SGD".
-        model: asked whether it has batch norm, which lets SGD bear a rate eight times as high.
+        model: asked whether it has batch norm, which lets SGD bear a rate eight times as high, and whether it has layer
+            norm, as transformers do, which want a lower rate of Adam.
         batch_size: samples in one step, over all processes.
 
     Raises:
@@ -86,9 +91,12 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
         rate = 0.4 if normed else 0.05
         norm = "with" if normed else "without"
         return _round(rate * batch_size / 128), f"{rate:g} a batch of 128, {norm} batch norm"
-    base = {"Adam": 1e-3, "AdamW": 1e-3, "RMSprop": 1e-3, "Muon": 0.02}.get(optimizer_class_name)
-    if base is not None:
-        return _round(base * math.sqrt(batch_size / 128)), f"{base:g} a batch of 128, with the batch's root"
+    if optimizer_class_name in _BASE_RATES:
+        normed = any(isinstance(module, nn.LayerNorm) for module in model.modules())
+        rate = _BASE_RATES[optimizer_class_name][normed]
+        norm = "with" if normed else "without"
+        reason = f"{rate:g} a batch of 128, growing with its root, {norm} layer norm"
+        return _round(rate * math.sqrt(batch_size / 128)), reason
     signature = inspect.signature(getattr(torch.optim, optimizer_class_name, default_lr))
     default = signature.parameters["lr"].default if "lr" in signature.parameters else None
     if not isinstance(default, int | float):

@@ -156,9 +156,7 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
     """
     target = locate(section.get("_target_"), f"{key}._target_", trust)
     arguments = {
-        name: _build_nested(value, f"{key}.{name}", trust)
-        for name, value in section.items()
-        if name != "_target_"
+        name: _build_nested(value, f"{key}.{name}", trust) for name, value in section.items() if name != "_target_"
     }
     arguments |= given
     check_arguments(target, arguments, key)

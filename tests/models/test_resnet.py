@@ -42,5 +42,5 @@ def test_zeroed_branches_make_a_block_the_identity() -> None:
 
 
 def test_unknown_depth_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no depth 21. There are: 18, 20, 32, 34, 44, 50, 56, 110"):
+    with pytest.raises(ConfigError, match=r"no depth 21. There are: 18, 20, 32, 34, 44, 50, 56, 110"):
         ResNet(depth=21)

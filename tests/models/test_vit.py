@@ -31,7 +31,9 @@ def test_attention_equals_that_of_torch() -> None:
         theirs.in_proj_bias.copy_(torch.cat([ours.queries.bias, ours.keys.bias, ours.values.bias]))
         theirs.out_proj.load_state_dict(ours.out.state_dict())
     tokens = torch.randn(2, 5, 32)
-    torch.testing.assert_close(ours(tokens), theirs(tokens, tokens, tokens, need_weights=False)[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours(tokens), theirs(tokens, tokens, tokens, need_weights=False)[0], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_order_of_patches_matters_through_positions_alone() -> None:
@@ -62,7 +64,10 @@ def test_fixed_positions_are_not_saved() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_size": 28, "patch_size": 5}, "patch_size=5 does not divide pictures of 28x28. It may be 1, 2, 4, 7, 14"),
+        (
+            {"image_size": 28, "patch_size": 5},
+            "patch_size=5 does not divide pictures of 28x28. It may be 1, 2, 4, 7, 14",
+        ),
         ({"width": 30, "num_heads": 4}, "width=30 must be a multiple of 4. model.width=32"),
         ({"width": 30, "num_heads": 3}, "width=30 must be a multiple of 12. model.width=36"),
         ({"pool": "maen"}, "pool cannot be 'maen'. Did you mean 'mean'"),

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dlwp import checkpoint, randomness
+from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
-from dlwp.data.splits import ArrayDataset
 from dlwp.errors import CallbackError, NonFiniteError
 from dlwp.metrics import Accuracy
 from dlwp.schedules import Cosine, OneCycle
@@ -87,7 +87,9 @@ def test_trainer_equals_a_bare_loop_bit_for_bit() -> None:
             optimizer.step()
             step += 1
     model = network()
-    trainer_of(model, TrainerSettings(epochs=3), scheduler=Cosine(warmup="3 steps")).fit(loader(), loader(shuffle=False))
+    trainer_of(model, TrainerSettings(epochs=3), scheduler=Cosine(warmup="3 steps")).fit(
+        loader(), loader(shuffle=False)
+    )
     assert torch.equal(weights(model), weights(bare))
 
 
@@ -189,7 +191,9 @@ def test_stop_in_the_middle_of_an_evaluation_loses_nothing(tmp_path) -> None:
     resumed = trainer_of(network(), settings, observers=[resumed_heard])
     resumed.state.load(*checkpoint.load(tmp_path / "step-00000007"))
     resumed.fit(loader(), val)
-    assert resumed_heard.lines == heard.lines[heard.lines.index(next(line for line in heard.lines if line[0] == "val")) :]
+    assert (
+        resumed_heard.lines == heard.lines[heard.lines.index(next(line for line in heard.lines if line[0] == "val")) :]
+    )
 
 
 def test_max_steps_ends_the_run_and_the_schedule() -> None:
@@ -222,7 +226,9 @@ def poisoned(sample: int = 40) -> ArrayDataset:
 def test_nonfinite_loss_stops_before_it_reaches_a_weight_and_names_step_and_module() -> None:
     model = network()
     trainer = trainer_of(model, TrainerSettings(epochs=1))
-    with pytest.raises(NonFiniteError, match=r"loss is nan at step 3 \(epoch 1\); first in '0'\. Try optimizer\.lr=0\.01"):
+    with pytest.raises(
+        NonFiniteError, match=r"loss is nan at step 3 \(epoch 1\); first in '0'\. Try optimizer\.lr=0\.01"
+    ):
         trainer.fit(ResidentLoader(poisoned(), 15, seed=3))
     assert all(bool(torch.isfinite(value).all()) for value in model.parameters())
 
@@ -287,7 +293,9 @@ def test_failing_callback_ends_the_run_with_its_place() -> None:
         def on_step(self, event: StepEnded) -> None:
             raise KeyError("acc")
 
-    with pytest.raises(CallbackError, match=r"callback Callback\.on_step failed at .*test_trainer\.py:\d+: KeyError: 'acc'"):
+    with pytest.raises(
+        CallbackError, match=r"callback Callback\.on_step failed at .*test_trainer\.py:\d+: KeyError: 'acc'"
+    ):
         trainer_of(network(), TrainerSettings(epochs=1), observers=[Callback()]).fit(loader())
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from dlwp import __version__
 from dlwp.commands import entry
@@ -21,9 +20,9 @@ _DESCRIPTION = """Measure a run's best weights on a split of its data.
 """
 
 
-def main() -> None:
-    """Run the command and leave with its exit status."""
-    sys.exit(entry.run(_evaluate))
+def main() -> int:
+    """Run the command; return the exit status."""
+    return entry.run(_evaluate)
 
 
 def _evaluate() -> int:

@@ -29,7 +29,7 @@ def show_runs(words: list[str]) -> None:
 
     parser = argparse.ArgumentParser(
         prog="dlwp-runs",
-        description="Print a table of runs: best first, only the settings that differ, seeds of one setting as one line.",
+        description="Print a table of runs: best first, only the keys that differ, seeds of one setting as one line.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

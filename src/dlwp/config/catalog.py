@@ -51,7 +51,7 @@ class Page:
     @property
     def sentence(self) -> str:
         """The header without the command that it ends with."""
-        return re.split(r"[:;,]?\s*\(?[`']?dlwp-\w+", self.header)[0].strip().rstrip(":")
+        return re.split(r"[:;,.]?\s*\(?[`']?dlwp-\w+ ", self.header)[0].strip().rstrip(":.")
 
 
 @functools.cache
@@ -161,16 +161,15 @@ def _header(lines: list[str]) -> list[str]:
     return header
 
 
-def _entries(
-    key: yaml.Node, value: yaml.Node, prefix: str, lines: list[str], text: str, header: int
-) -> list[Entry]:
+def _entries(key: yaml.Node, value: yaml.Node, prefix: str, lines: list[str], text: str, header: int) -> list[Entry]:
     import yaml
 
     name = f"{prefix}{key.value}"
     block = isinstance(value, yaml.CollectionNode) and not value.flow_style
     mark = key.end_mark if block or getattr(value, "style", None) in ("|", ">") else value.end_mark
     inner = value.value if isinstance(value, yaml.MappingNode) and block else []
-    written = "" if isinstance(value, yaml.MappingNode) and block else text[value.start_mark.index : value.end_mark.index].strip()
+    source = text[value.start_mark.index : value.end_mark.index].strip()
+    written = "" if isinstance(value, yaml.MappingNode) and block else source
     start = key.start_mark
     entry = Entry(
         name, written, _comment(lines, mark, start.line, header), start.line + 1, start.column + 1, bool(inner)

@@ -1,36 +1,24 @@
-"""Own what a person may type and set: each word, the name of each key, its type and its limits, and the text of each fault.
+"""Own what a person may type: each word, the names in it, and the text of each fault with the nearest names.
 
-Knows nothing of torch; Hydra's grammar is used where a word is parsed, and nowhere else.
+Knows nothing of what a key may hold; Hydra's grammar is used where a word is parsed, and nowhere else.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 import re
-import types
-import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dlwp import settings
-from dlwp.config.catalog import Catalog, read_page, shown
+from dlwp.config.catalog import Catalog, read_page
 from dlwp.errors import ConfigError, did_you_mean, nearest
 
-SECTIONS = {"trainer": settings.TrainerSettings, "logger": settings.LoggerSettings}
+TYPED_SECTIONS = ("trainer", "logger")
 """Sections that hold nothing but the keys of a dataclass."""
-
-PART_KEYS = {"data": settings.DataKeys, "optimizer": settings.OptimizerKeys, "scheduler": settings.SchedulerKeys}
-"""Parts of which dlwp reads some keys itself; the rest is the class's business."""
 
 NEEDED = ("data", "model", "optimizer", "trainer", "logger")
 """Groups without which nothing runs."""
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
-
-_ABOVE_ZERO = ("optimizer.lr", "trainer.clip_norm")
-_BELOW_ONE = ("trainer.ema_decay", "data.val_fraction")
 
 
 @dataclass(frozen=True)
@@ -84,6 +72,11 @@ def parse(words: Sequence[str], catalog: Catalog, *, sweep: bool = False) -> lis
     return found
 
 
+def parse_each(word: Word, catalog: Catalog) -> list[Word]:
+    """Return the single values of a sweep, each as a word of its own."""
+    return [_parse(one, (), catalog) for one in word.sweep or ()]
+
+
 def raise_all(faults: Sequence[str]) -> None:
     """Raise the faults, if any, as one error."""
     if faults:
@@ -97,21 +90,21 @@ def _twice(word: Word, before: Iterable[Word]) -> list[str]:
 
 def _parse(text: str, behind: Sequence[str], catalog: Catalog) -> Word:
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     sign, key, written = split(text)
-    if written is None and sign != "~":
+    if (written is None and sign != "~") or key != key.rstrip():
         raise ConfigError(_not_a_setting(text, behind, catalog))
     if not key:
         raise ConfigError(f"'{text}' has no key before the '='. Write key=value, such as seed=3")
     try:
         override = OverridesParser.create().parse_override(text)
-    except OverrideParseException as error:
+    except HydraException as error:
         raise ConfigError(_unparsed(text, key, written or "")) from error
     several = override.is_sweep_override()
     sweep = None
     if several and (override.is_choice_sweep() or override.is_range_sweep()):
-        sweep = tuple(f"{sign}{text[len(sign):].split('=')[0]}={one}" for one in override.sweep_string_iterator())
+        sweep = tuple(f"{sign}{text[len(sign) :].split('=')[0]}={one}" for one in override.sweep_string_iterator())
     return Word(
         text=text,
         sign=sign,
@@ -133,6 +126,9 @@ def split(text: str) -> tuple[str, str, str | None]:
 def _not_a_setting(text: str, behind: Sequence[str], catalog: Catalog) -> str:
     if behind and behind[0] == "=":
         return f"'{text}' is not key=value. Write {text}={behind[1] if len(behind) > 1 else 'VALUE'}, without spaces"
+    spaced = re.fullmatch(r"([\w.]+)\s+=\s*(.*)", text)
+    if spaced:
+        return f"'{text}' is not key=value. Write {spaced[1]}={spaced[2]}, without spaces"
     match = re.fullmatch(r"([\w.]+)[/:](\S+)", text)
     if match:
         return f"'{text}' is not key=value. Write {match[1]}={match[2]}"
@@ -142,6 +138,10 @@ def _not_a_setting(text: str, behind: Sequence[str], catalog: Catalog) -> str:
 
 
 def _unparsed(text: str, key: str, written: str) -> str:
+    sign = '"' if '"' in written else "'"
+    if written.count(sign) == 1 and (sign == '"' or written.startswith(sign)):
+        clean = written.replace(sign, "")
+        return f"unclosed {sign} in {text}. Write {key}={clean}, or quote it: \"{key}='{clean}'\""
     opened = {"[": "]", "{": "}"}.get(written[:1])
     if opened and written.count(written[0]) != written.count(opened):
         whole = f"{key}={written}{opened}"
@@ -161,9 +161,9 @@ def _refuse_shape(word: Word, catalog: Catalog, sweep: bool) -> None:
     if word.several and not sweep:
         if not word.sweep or "(" in written:
             raise ConfigError(f"'{word.text}' is several values. Sweep: add -m")
-        values = f'"{key}=\'{written}\'"'
+        name = f"\"{key}='{written}'\""
         raise ConfigError(
-            f"'{word.text}' is several values. Sweep: add -m. List: {key}=[{written}]. A comma in the name: {values}"
+            f"'{word.text}' is several values. Sweep: add -m. List: {key}=[{written}]. A comma in the name: {name}"
         )
     if word.is_hydra or key not in catalog.groups():
         return
@@ -174,7 +174,7 @@ def _refuse_shape(word: Word, catalog: Catalog, sweep: bool) -> None:
         return
     if word.sign and key in settings.GROUPS and key != "experiment":
         raise ConfigError(f"'{key}' exists; write {key}={written} (+ is for new keys)")
-    values = [split(one)[2] for one in word.sweep] if word.sweep else [] if word.several else [word.value]
+    values: list[Any] = [split(one)[2] for one in word.sweep or ()] if word.several else [word.value]
     for value in values:
         _refuse_option(key, value, catalog)
 
@@ -185,6 +185,8 @@ def _refuse_option(group: str, value: Any, catalog: Catalog) -> None:
     if value is None and group == "experiment":
         return
     for one in value if isinstance(value, list) else [value]:
+        if one is None:
+            raise ConfigError(no_option(group, "null", catalog))
         if not isinstance(one, str):
             raise ConfigError(_section_not_value(group, one, catalog))
         if catalog.find(f"{group}/{one}") is None:
@@ -196,7 +198,7 @@ def _section_not_value(group: str, value: Any, catalog: Catalog) -> str:
         return f"'{value}' is read as a number; write \"{group}='{value}'\""
     keys = _section_keys(group, catalog)
     first = value.items() if isinstance(value, dict) else [(keys[0] if keys else "KEY", value)]
-    advice = " ".join(f"{group}.{key}={_typed(inner)}" for key, inner in first)
+    advice = " ".join(f"{group}.{key}={typed(inner)}" for key, inner in first)
     return f"'{group}' is a section ({', '.join([*keys[:2], '…'])}), not a value; set {advice}?"
 
 
@@ -216,8 +218,8 @@ def no_option(group: str, option: str, catalog: Catalog) -> str:
     """Return the text of "there is no such option", with the nearest names and the options."""
     options = list(catalog.options(group))
     if not options:
-        where = "experiment" if group == "experiment" else group
-        return f"no {group} '{option}'; there are no options. Put yours in FOLDER/{where}/NAME.yaml, --config-dir=FOLDER"
+        yours = f"Put yours in FOLDER/{group}/NAME.yaml, --config-dir=FOLDER"
+        return f"no {group} '{option}'; there are no options. {yours}"
     others = [other for other in catalog.groups() if other != group and option in catalog.options(other)]
     if others:
         article = "an" if others[0][0] in "aeiou" else "a"
@@ -226,7 +228,7 @@ def no_option(group: str, option: str, catalog: Catalog) -> str:
             f"{group.capitalize()} options: {_options(catalog, group)}"
         )
     hint = did_you_mean(option, options)
-    if not hint:
+    if not hint and option != "null":
         near = [f"{other}={name}" for other in catalog.groups() for name in nearest(option, catalog.options(other), 1)]
         hint = f" Did you mean {near[0]}?" if near else ""
     return f"no {group} '{option}'.{hint} Options: {_options(catalog, group)}"
@@ -234,13 +236,6 @@ def no_option(group: str, option: str, catalog: Catalog) -> str:
 
 def _options(catalog: Catalog, group: str) -> str:
     return ", ".join(catalog.options(group))
-
-
-def _typed(value: Any) -> str:
-    """Write a value as one would type it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"[{','.join(_typed(one) for one in value)}]" if isinstance(value, list) else str(value)
 
 
 def unknown_key(key: str, written: str, keys: Iterable[str], catalog: Catalog) -> str:
@@ -266,17 +261,21 @@ def unknown_key(key: str, written: str, keys: Iterable[str], catalog: Catalog) -
         owner = _option_with(section, key, catalog)
         if owner:
             return f"unknown key '{key}'; {section}={owner} has it"
-    near = near or nearest(key, keys)
-    if not near:
+    if not near and not inside:
+        at = nearest(section, {other.rpartition(".")[0] for other in keys}, 1)
+        if at and f"{at[0]}.{leaf}" in keys:
+            return f"unknown key '{key}'. Did you mean '{at[0]}.{leaf}'?"
         leaves = {other.rpartition(".")[2]: other for other in keys}
-        near = [leaves[name] for name in nearest(leaf, leaves)]
+        near = nearest(key, keys) or [leaves[name] for name in nearest(leaf, leaves)]
+    near = near or [other for other in keys if other.rpartition(".")[2] == leaf][:2]
     text = f"unknown key '{key}'."
     if near:
         return f"{text} Did you mean {' or '.join(repr(other) for other in near)}?"
-    if section in groups and section not in SECTIONS:
+    if section in groups and section not in TYPED_SECTIONS:
         return f"{text} If the class of {section} takes it: +{key}={written}"
     if inside:
-        return f"{text} In '{section}' there are: {', '.join(inside)}"
+        option = next(iter(catalog.options(section)), "NAME")
+        return f"{text} All keys of {section}: dlwp-train {section}={option} --help"
     return f"{text} All keys: dlwp-train --cfg job"
 
 
@@ -288,192 +287,10 @@ def _option_with(group: str, key: str, catalog: Catalog) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------- values
-
-
-@functools.cache
-def annotations() -> dict[str, Any]:
-    """Return the type of every key that has one, by its full name."""
-    found = {key: kind for key, kind in typing.get_type_hints(settings.CommandSettings).items() if kind is not Any}
-    for section, owner in (*SECTIONS.items(), *PART_KEYS.items()):
-        found |= {f"{section}.{key}": kind for key, kind in typing.get_type_hints(owner).items()}
-    return found
-
-
-def convert(key: str, value: Any) -> Any:
-    """Return the value as the type of its key; texts such as "5" (from the environment) become numbers.
-
-    Raises:
-        ConfigError: it is of another type, not among the choices, or beyond its limits. Keys without a type pass.
-    """
-    kind = float if key == "optimizer.lr" and value != "auto" else annotations().get(key, Any)
-    if kind is Any:
-        return value
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
-    found = _convert(value, kinds)
-    if found is _NO or (isinstance(found, str) and str in kinds and _refuses_text(key, found, kinds)):
-        raise ConfigError(_wrong(key, value, kinds))
-    _refuse_limits(key, found)
-    return found
-
-
-_NO = object()
-
-
-def _convert(value: Any, kinds: Sequence[Any]) -> Any:
-    if value is None:
-        return None if types.NoneType in kinds else _NO
-    for kind in (bool, int, float, str):
-        found = _CONVERT[kind](value) if kind in kinds else _NO
-        if found is not _NO:
-            return found
-    if list[str] in kinds and isinstance(value, list) and not any(isinstance(one, list | dict) for one in value):
-        return [_typed(one) for one in value]
-    return _NO
-
-
-def _bool(value: Any) -> Any:
-    text = str(value).lower()
-    return text == "true" if isinstance(value, bool | str) and text in ("true", "false") else _NO
-
-
-def _int(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | str) or not re.fullmatch(r"[+-]?\d+", str(value)):
-        return _NO
-    return int(value)
-
-
-def _float(value: Any) -> Any:
-    try:
-        number = _NO if isinstance(value, bool) or not isinstance(value, int | float | str) else float(value)
-    except ValueError:
-        return _NO
-    return number if number is not _NO and math.isfinite(number) else _NO
-
-
-def _str(value: Any) -> Any:
-    return _typed(value) if isinstance(value, str | int | float) else _NO
-
-
-_CONVERT: dict[Any, Any] = {bool: _bool, int: _int, float: _float, str: _str}
-
-
-def _choices(key: str, kinds: Sequence[Any]) -> tuple[str, ...]:
-    return settings.CHOICES.get(key) or (("auto",) if int in kinds else ())
-
-
-def _refuses_text(key: str, value: str, kinds: Sequence[Any]) -> bool:
-    return bool(_choices(key, kinds)) and value not in _choices(key, kinds)
-
-
-def _wrong(key: str, value: Any, kinds: Sequence[Any]) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false"}
-    wanted = [names[kind] for kind in kinds if kind in names]
-    choices = _choices(key, kinds)
-    if choices:
-        wanted = [*([] if bool in kinds else wanted), *choices]
-    elif list[str] in kinds:
-        wanted = [f"a list ({key}=[{_typed(value)}])"]
-    elif str in kinds:
-        wanted.append("a text")
-    if key in _ABOVE_ZERO:
-        wanted = ["a number > 0"]
-    if types.NoneType in kinds:
-        wanted.append("null")
-    hint = did_you_mean(str(value), choices)
-    return f"{key} must be {_or(wanted)}, got '{_typed(value)}'{'.' if hint else ''}{hint}"
-
-
-def _or(words: Sequence[str]) -> str:
-    return " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
-
-
-def _refuse_limits(key: str, value: Any) -> None:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    least = settings.MINIMUM.get(key)
-    if number and least is not None and value < least:
-        raise ConfigError(f"{key} must be ≥ {least:g}, got {value}")
-    if number and key in _BELOW_ONE and value >= 1:
-        raise ConfigError(f"{key} must be < 1, got {value}")
-    if number and key in _ABOVE_ZERO and (value < 0 or (value == 0 and key != "optimizer.lr")):
-        raise ConfigError(f"{key} must be a number > 0, got '{_typed(value)}'")
-    if key in settings.DURATIONS and value is not None:
-        _refuse_duration(key, str(value))
-    if key == "device":
-        kind, colon, index = str(value).partition(":")
-        if kind not in DEVICES or (colon and (kind != "cuda" or not index.isdigit())):
-            hint = did_you_mean(kind, DEVICES) if kind not in DEVICES else ""
-            raise ConfigError(f"unknown device '{value}'.{hint or ' There are: auto, cpu, cuda, cuda:N, mps'}")
-
-
-def _refuse_duration(key: str, text: str) -> None:
-    units = settings.DURATIONS[key]
-    examples = {"epoch": "'1 epoch'", "step": "'500 steps'", "time": "'10 min'"}
-    wanted = _or([examples[unit] for unit in units])
-    try:
-        duration = settings.Duration.parse(text)
-    except ValueError as error:
-        if "duration" in str(error):
-            raise ConfigError(f"{key} must be a number and a unit, such as {wanted}, got '{text}'") from None
-        raise ConfigError(f"{key}: {error}") from None
-    if duration.unit not in units:
-        raise ConfigError(f"{key} must be such as {wanted}, got '{text}'")
-
-
-def check_values(values: dict[str, Any], catalog: Catalog) -> tuple[list[str], list[str]]:
-    """Check the typed keys of a composed config and convert them in place; fill sections from their defaults.
-
-    Returns:
-        The faults and the warnings.
-    """
-    faults: list[str] = []
-    known = typing.get_type_hints(settings.CommandSettings)
-    keys = [*known, *(f"{part}.{key}" for part in (*SECTIONS, *PART_KEYS) for key in values.get(part) or ())]
-    faults += [unknown_key(key, _typed(value), keys, catalog) for key, value in values.items() if key not in known]
-    for section, owner in SECTIONS.items():
-        given = values.get(section)
-        if not isinstance(given, Mapping):
-            faults.append(f"'{section}' must be a section of keys, got '{_typed(given)}'")
-            continue
-        full = vars(owner())
-        names = [f"{section}.{key}" for key in full]
-        strange = [key for key in given if key not in full]
-        faults += [unknown_key(f"{section}.{key}", _typed(given[key]), names, catalog) for key in strange]
-        values[section] = full | {key: value for key, value in given.items() if key in full}
-    for holder, key, name in _typed_keys(values):
-        try:
-            holder[key] = convert(name, holder[key])
-        except ConfigError as fault:
-            faults.append(fault.message)
-    warnings = []
-    optimizer = values.get("optimizer")
-    if isinstance(optimizer, dict) and optimizer.get("lr") == 0 and not isinstance(optimizer["lr"], bool):
-        warnings.append("optimizer.lr=0, nothing will be learned")
-    return faults, warnings
-
-
-def _typed_keys(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:
-    for name in (*annotations(), "optimizer.lr"):
-        section, _, key = name.rpartition(".")
-        holder = values.get(section) if section else values
-        if isinstance(holder, dict) and key in holder:
-            yield holder, key, name
-
-
-def check_classes(values: dict[str, Any], choices: Mapping[str, str | None], catalog: Catalog) -> list[str]:
-    """Return the faults of class names that YAML reads as something else (yes, 010), and make texts of the others."""
-    classes = (values.get("data") or {}).get("classes") if isinstance(values.get("data"), dict) else None
-    if not isinstance(classes, list):
-        return []
-    path = catalog.find(f"data/{choices.get('data')}")
-    entries = read_page(path).entries if path else ()
-    written = next((re.findall(r"[^\s,\[\]-][^\s,\[\]]*", entry.value) for entry in entries if entry.key == "classes"), [])
-    where = f"{shown(path)}: " if path and written else ""
-    faults = []
-    for index, value in enumerate(classes):
-        text = written[index] if len(written) == len(classes) else _typed(value)
-        if isinstance(value, bool) or (isinstance(value, int | float) and str(value) != text):
-            kind = "boolean" if isinstance(value, bool) else "number"
-            faults.append(f"{where}classes[{index}] is the {kind} {value}; write '{text}' in quotes")
-    values["data"]["classes"] = [_typed(value) for value in classes]
-    return faults
+def typed(value: Any) -> str:
+    """Write a value as one would type it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{typed(one)}' for key, one in value.items())}}}"
+    return f"[{','.join(typed(one) for one in value)}]" if isinstance(value, list) else str(value)

@@ -6,6 +6,7 @@ Knows nothing of torch, nor of what the parts do.
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
 from dlwp import settings
-from dlwp.config import check, faults
+from dlwp.config import check, faults, schema
 from dlwp.config.catalog import Catalog, own_folder
 from dlwp.errors import ConfigError
 
@@ -95,56 +96,6 @@ def compose(words: Sequence[str], *, config_dir: Path | None = None, config_name
     return composed(words, config_dir=config_dir, config_name=config_name)[0]
 
 
-def composed(
-    words: Sequence[str], *, config_dir: Path | None = None, config_name: str = "train", sweep: bool = False
-) -> tuple[Config, DictConfig]:
-    """Compose words into a checked config, and return Hydra's own config with it (for `hydra.mode`).
-
-    With `sweep`, words of several values are allowed, and left out.
-    """
-    rest, resume = _take_resume(words)
-    catalog = Catalog(resume or config_dir)
-    primary = "config" if resume else config_name
-    origin = Origin.read(catalog.primary(primary))
-    if origin is not None:
-        _refuse_groups(rest, origin, catalog)
-    parsed = check.parse(rest, catalog, sweep=sweep)
-    single = [word for word in parsed if not word.several]
-    with _hydra_at(catalog):
-        try:
-            whole = hydra.compose(primary, [word.text for word in single], return_hydra_config=True)
-        except faults.FAULTS as error:
-            raise _explained(error, single, primary, catalog) from error
-    whole, own = _without_hydra(whole)
-    choices = origin.choices if origin is not None else own["runtime"]["choices"]
-    return finish(whole, choices, words, catalog, resume), own
-
-
-def finish(
-    config: DictConfig, choices: Mapping[str, Any], words: Sequence[str], catalog: Catalog, resume: Path | None = None
-) -> Config:
-    """Check a composed config and turn it into plain containers.
-
-    Raises:
-        ConfigError: with every mistake found.
-    """
-    check.raise_all(faults.of_references(config))
-    values = _plain(OmegaConf.to_container(config, resolve=True))
-    own = {group: choices.get(group) for group in catalog.groups()}
-    found, warnings = check.check_values(values, catalog)
-    found += check.check_classes(values, own, catalog)
-    if values.get("resume") is not None:
-        found.append("resume is typed with the command (resume=RUN), not set in a config")
-    if resume is not None and values.get("run_dir") is not None:
-        found.append("run_dir cannot be given with resume=: a resumed run goes on in its own folder")
-    check.raise_all(found)
-    stored = _stored(config)
-    for section in check.SECTIONS:
-        stored[section] = values[section] | stored[section]
-    _expand_home(values)
-    return Config(values, stored, own, list(words), resume, warnings)
-
-
 @dataclass(frozen=True)
 class Origin:
     """What the head of a run's config.yaml says of how it was made."""
@@ -160,6 +111,128 @@ class Origin:
         if "chosen" not in said:
             return None
         return cls(said.get("typed", ""), dict(pair.split("=", 1) for pair in said["chosen"].split()))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a config comes from.
+
+    Attributes:
+        words: the settings without `resume=`.
+        catalog: the folders that are searched.
+        primary: the config to begin with.
+        resume: the run or checkpoint whose config.yaml that is.
+        origin: how that run was made, where the config is a run's (`resume=`, or `--config-dir RUN`).
+    """
+
+    words: list[str]
+    catalog: Catalog
+    primary: str
+    resume: Path | None
+    origin: Origin | None
+
+
+def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name: str = "train") -> Place:
+    """Find the folders and the config that words are to be composed from.
+
+    Raises:
+        ConfigError: no such folder, config or run; or a group is chosen in a replay.
+    """
+    rest, resume = _take_resume(words)
+    catalog = Catalog(resume or config_dir)
+    primary = "config" if resume else config_name.removesuffix(".yaml")
+    origin = Origin.read(catalog.primary(primary))
+    if origin is not None:
+        _refuse_groups(rest, origin, catalog)
+    return Place(rest, catalog, primary, resume, origin)
+
+
+def composed(
+    words: Sequence[str], *, config_dir: Path | None = None, config_name: str = "train", sweep: bool = False
+) -> tuple[Config, DictConfig]:
+    """Compose words into a checked config, and return Hydra's own config with it (for `hydra.mode`).
+
+    With `sweep`, words of several values are allowed, and left out.
+    """
+    place = locate(words, config_dir=config_dir, config_name=config_name)
+    parsed = check.parse(place.words, place.catalog, sweep=sweep)
+    whole, own = _composed(place, [word for word in parsed if not word.several])
+    choices = place.origin.choices if place.origin is not None else own["runtime"]["choices"]
+    return finish(whole, choices, words, place.catalog, place.resume), own
+
+
+def _composed(place: Place, words: Sequence[check.Word]) -> tuple[DictConfig, DictConfig]:
+    with _hydra_at(place.catalog):
+        try:
+            texts = [for_hydra(word.text) for word in words]
+            return _without_hydra(hydra.compose(place.primary, texts, return_hydra_config=True))
+        except faults.FAULTS as error:
+            raise _explained(error, words, place.primary, place.catalog) from error
+
+
+def check_sweep(place: Place) -> tuple[bool, int | None]:
+    """Check each single value of a sweep before its first job.
+
+    Returns:
+        Whether anything varies, and the number of jobs where it can be known.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    parsed = check.parse(place.words, place.catalog, sweep=True)
+    several = [word for word in parsed if word.several]
+    listed = [check.parse_each(word, place.catalog) for word in several if word.sweep]
+    base, _ = _composed(place, [word for word in parsed if not word.several] + [values[0] for values in listed])
+    singles = [value for values in listed for value in values]
+    check.raise_all(faults.of_words(singles, base, place.catalog))
+    known = len(listed) == len(several)
+    return bool(several), math.prod(map(len, listed)) if known else None
+
+
+def check_choices(place: Place) -> None:
+    """Compose a sweep once for each option of each group that varies, to explain what Hydra refused.
+
+    Raises:
+        ConfigError: of the first option that does not go with the other words.
+    """
+    parsed = check.parse(place.words, place.catalog, sweep=True)
+    listed = [word for word in parsed if word.several and word.sweep]
+    first = {word.key: check.parse_each(word, place.catalog)[0] for word in listed}
+    for word in listed:
+        for one in check.parse_each(word, place.catalog):
+            chosen = [word for word in parsed if not word.several] + list((first | {word.key: one}).values())
+            _composed(place, chosen)
+
+
+def of_job(config: DictConfig, choices: Mapping[str, Any], words: Sequence[str], folder: Path | None) -> Config:
+    """Turn the config that Hydra hands to a job of a sweep into a checked config."""
+    typed = [word.removeprefix("++") if for_hydra(word.removeprefix("++")) == word else word for word in words]
+    return finish(config, choices, typed, Catalog(folder))
+
+
+def finish(
+    config: DictConfig, choices: Mapping[str, Any], words: Sequence[str], catalog: Catalog, resume: Path | None = None
+) -> Config:
+    """Check a composed config and turn it into plain containers.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    check.raise_all(faults.of_references(config))
+    values = _plain(OmegaConf.to_container(config, resolve=True))
+    own = {group: choices.get(group) for group in catalog.groups()}
+    found, warnings = schema.check_values(values, catalog)
+    found += schema.check_classes(values, own, catalog)
+    if values.get("resume") is not None:
+        found.append("resume is typed with the command (resume=RUN), not set in a config")
+    if resume is not None and values.get("run_dir") is not None:
+        found.append("run_dir cannot be given with resume=: a resumed run goes on in its own folder")
+    check.raise_all(found)
+    stored = _stored(config)
+    for section in schema.SECTIONS:
+        stored[section] = values[section] | stored[section]
+    _expand_home(values)
+    return Config(values, stored, own, list(words), resume, warnings)
 
 
 def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -178,6 +251,12 @@ def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None]:
     if not (found / "config.yaml").is_file():
         raise ConfigError(f"'{found}' has no config.yaml, so it cannot be resumed")
     return rest, found
+
+
+def for_hydra(word: str) -> str:
+    """Return a word as Hydra takes it: a key that dlwp reads itself may be missing in the part's YAML."""
+    sign, key, _ = check.split(word)
+    return f"++{word}" if not sign and schema.reads(key) else word
 
 
 def _refuse_groups(words: Sequence[str], origin: Origin, catalog: Catalog) -> None:
@@ -222,9 +301,9 @@ class UserFolder(SearchPathPlugin):
 def prepared(catalog: Catalog) -> Iterator[None]:
     """Register the schemas, and the user's folder for as long as the block lasts."""
     store = ConfigStore.instance()
-    for name, schema in _SCHEMAS.items():
+    for name, node in _SCHEMAS.items():
         if f"{name}.yaml" not in store.repo:
-            store.store(name=name, node=schema)
+            store.store(name=name, node=node)
     Plugins.instance().register(UserFolder)
     before = UserFolder.folder
     UserFolder.folder = catalog.folders[0] if len(catalog.folders) > 1 else None

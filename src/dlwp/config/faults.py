@@ -22,7 +22,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from dlwp.config import check
+from dlwp.config import check, schema
 from dlwp.config.catalog import Catalog, read_page, shown
 from dlwp.errors import ConfigError, did_you_mean
 
@@ -38,7 +38,7 @@ def of_files(error: BaseException, primary: str, catalog: Catalog) -> ConfigErro
             return _of_yaml(found)
         if isinstance(found, RecursionError):
             cycle = _cycle(primary, catalog)
-            return ConfigError(f"{' and '.join(cycle)} include each other (defaults)" if cycle else "configs nest too deep")
+            return ConfigError(f"{' and '.join(cycle) or 'configs'} include each other (defaults)")
         if isinstance(found, MissingConfigException) and found.missing_cfg_file:
             return _of_missing(found, text, catalog)
     named = re.search(r"In '([^']+)'", text)
@@ -47,8 +47,8 @@ def of_files(error: BaseException, primary: str, catalog: Catalog) -> ConfigErro
     if nomatch and "defaults list" in text:
         group = nomatch[1].split("@")[0].rpartition("/")[2]
         return ConfigError(
-            f"{file}defaults: 'override {nomatch[1]}' matches nothing. Write 'override /{group}: OPTION' (with the slash), "
-            "below '# @package _global_'"
+            f"{file}defaults: 'override {nomatch[1]}' matches nothing. "
+            f"Write 'override /{group}: OPTION' (with the slash), below '# @package _global_'"
         )
     inner = _chain(error)[-1]
     if isinstance(inner, OmegaConfBaseException):
@@ -83,7 +83,8 @@ def _of_yaml(error: yaml.MarkedYAMLError) -> ConfigError:
         problem = "tab used to indent; use spaces"
     elif "found duplicate key" in problem:
         key = problem.rpartition("duplicate key ")[2]
-        first = next((number for number, text in enumerate(lines, 1) if re.match(rf"\s*['\"]?{re.escape(key)}['\"]?\s*:", text)), 0)
+        same = re.compile(rf"\s*['\"]?{re.escape(key)}['\"]?\s*:")
+        first = next((number for number, text in enumerate(lines, 1) if same.match(text)), 0)
         problem = f"'{key}' is already set on line {first}"
     elif "could not determine a constructor for the tag" in problem:
         tag = re.search(r"tag '?(?:tag:yaml\.org,2002:)?([^']*)'", problem)
@@ -107,11 +108,11 @@ def _of_missing(error: MissingConfigException, text: str, catalog: Catalog) -> C
 def _of_key(error: OmegaConfBaseException, file: str, catalog: Catalog) -> ConfigError:
     key = str(error.full_key or error.key or "")
     if isinstance(error, ConfigKeyError) or type(error).__name__ == "ConfigAttributeError":
-        return ConfigError(f"{file}{check.unknown_key(key, 'VALUE', check.annotations(), catalog)}")
+        return ConfigError(f"{file}{check.unknown_key(key, 'VALUE', schema.key_types(), catalog)}")
     if isinstance(error, ValidationError):
         value = re.search(r"[Vv]alue '([^']*)'", str(error))
         try:
-            check.convert(key, value[1] if value else None)
+            schema.convert(key, value[1] if value else None)
         except ConfigError as fault:
             return ConfigError(f"{file}{fault.message}")
     return ConfigError(f"{file}{f'{key}: ' if key and key not in str(error) else ''}{one_line(error)}")
@@ -156,11 +157,11 @@ def of_words(words: Sequence[check.Word], base: DictConfig, catalog: Catalog) ->
             faults.append(f"cannot remove '{word.key}': no such key.{hint}")
         elif word.sign == "+" and exists:
             faults.append(f"'{word.key}' exists; write {word.key}={word.written} (+ is for new keys)")
-        elif word.sign == "" and not exists:
+        elif word.sign == "" and not exists and not schema.reads(word.key):
             faults.append(check.unknown_key(word.key, word.written, keys, catalog))
         elif word.sign != "~" and not word.several:
             try:
-                check.convert(word.key, _plain(word))
+                schema.convert(word.key, _plain(word))
             except ConfigError as fault:
                 faults.append(fault.message)
     return faults
@@ -168,8 +169,8 @@ def of_words(words: Sequence[check.Word], base: DictConfig, catalog: Catalog) ->
 
 def _plain(word: check.Word) -> Any:
     """Return the value, as typed where it is an odd number such as 1e3, so that the message shows what was typed."""
-    odd = isinstance(word.value, float) and word.key in check.annotations()
-    return word.written if odd and "int" in str(check.annotations()[word.key]) else word.value
+    odd = isinstance(word.value, float) and "int" in str(schema.key_types().get(word.key))
+    return word.written if odd else word.value
 
 
 def flatten(config: Any, prefix: str = "") -> list[str]:
@@ -178,8 +179,9 @@ def flatten(config: Any, prefix: str = "") -> list[str]:
         return []
     found = []
     for key in config:
-        found.append(f"{prefix}{key}")
-        found += flatten(config._get_node(key), f"{prefix}{key}.")
+        name = f"{prefix}{key!s}"
+        found.append(name)
+        found += flatten(config._get_node(key), f"{name}.")
     return found
 
 
@@ -218,8 +220,8 @@ def of_references(config: DictConfig) -> list[str]:
 
 def _leaves(config: Any, prefix: str = "") -> list[tuple[Any, Any, str]]:
     found: list[tuple[Any, Any, str]] = []
-    names = list(config.keys()) if isinstance(config, DictConfig) else list(range(len(config)))
-    for key in names:
+    keys: list[Any] = list(config.keys()) if isinstance(config, DictConfig) else list(range(len(config)))
+    for key in keys:
         node = config._get_node(key)
         full = f"{prefix}[{key}]" if isinstance(config, ListConfig) else f"{prefix}.{key}" if prefix else str(key)
         if OmegaConf.is_interpolation(config, key):
@@ -252,4 +254,6 @@ def _of_reference(
 
 def _placeholder(key: str) -> str:
     leaf = key.rpartition(".")[2]
-    return "FOLDER" if leaf in ("root", "folder", "dir") or leaf.endswith("_dir") else "FILE" if leaf in ("file", "path") else "VALUE"
+    if leaf in ("root", "folder", "dir") or leaf.endswith("_dir"):
+        return "FOLDER"
+    return "FILE" if leaf in ("file", "path") else "VALUE"

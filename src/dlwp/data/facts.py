@@ -1,4 +1,4 @@
-"""Own the finding of facts: what task the data poses, its shapes, its classes and its normalisation, and how each is known.
+"""Own the finding of facts: the task that the data poses, its shapes, classes and normalisation, and how each is known.
 
 Knows nothing of models, or of what the facts are used for.
 """
@@ -13,16 +13,14 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
 from dlwp import randomness
-from dlwp.data.splits import ArrayDataset, Facts, Splits, as_arrays, size, targets_of
+from dlwp.data.datasets import ArrayDataset, Facts, Splits, as_arrays, size, targets_of
 from dlwp.errors import ConfigError, DataError
 
 _FEW = 2048
 """How many samples of a data set that must be read one by one are looked at."""
 
 
-def find_facts(
-    splits: Splits, *, task: str = "auto", classes: Any = None, mean: Any = None, std: Any = None
-) -> None:
+def find_facts(splits: Splits, *, task: str = "auto", classes: Any = None, mean: Any = None, std: Any = None) -> None:
     """Fill `splits.facts` from keys, else from attributes of the data sets, else from samples; note each source.
 
     Data sets of two tensors become `ArrayDataset`s; in these, targets of a regression become float32 of shape (N, D).
@@ -115,7 +113,7 @@ def _make_columns(dataset: Dataset[Any]) -> None:
         dataset.targets = dataset.targets.unsqueeze(1) if dataset.targets.dim() == 1 else dataset.targets
 
 
-# ---- classes ----------------------------------------------------------------------------------------------------------
+# ---- classes --------------------------------------------------------------------------------------------------------
 
 
 def _find_classes(splits: Splits, key: Any) -> None:
@@ -151,7 +149,7 @@ def _names_attribute(dataset: Dataset[Any]) -> list[str] | None:
 
 
 def _count_classes(splits: Splits) -> None:
-    """Take the largest label as the last class: from the targets where they can be had, else from a small set's samples."""
+    """Take the largest label as the last class: of targets that can be had at once, else of a small set's samples."""
     largest = -1
     for name, dataset in splits.present().items():
         found = targets_of(dataset)
@@ -161,8 +159,8 @@ def _count_classes(splits: Splits) -> None:
             values, source = _read_targets(dataset), f"all {size(dataset):,} samples"
         elif name == "train":
             raise ConfigError(
-                f"the number of classes of {name_of(dataset)} is not known without reading all {size(dataset):,} samples."
-                " Give data.classes=NUMBER, or the class an attribute 'classes' or 'targets'"
+                f"the number of classes of {name_of(dataset)} is not known without reading all {size(dataset):,}"
+                " samples. Give data.classes=NUMBER, or the class an attribute 'classes' or 'targets'"
             )
         else:
             continue
@@ -201,7 +199,7 @@ def check_labels(splits: Splits, num_classes: int, limit: str, key: str) -> None
             raise DataError(f"label {label} in {name} (sample {index}) but {limit} (0–{num_classes - 1}).{way_out}")
 
 
-# ---- normalisation ----------------------------------------------------------------------------------------------------
+# ---- normalisation --------------------------------------------------------------------------------------------------
 
 
 def _find_normalisation(splits: Splits, mean: Any, std: Any) -> None:
@@ -211,7 +209,9 @@ def _find_normalisation(splits: Splits, mean: Any, std: Any) -> None:
             facts.sources["mean"] = "the data set"
         return
     if mean is None or std is None:
-        raise ConfigError(f"data.{'std' if mean is None else 'mean'} is set without data.{'mean' if mean is None else 'std'}")
+        raise ConfigError(
+            f"data.{'std' if mean is None else 'mean'} is set without data.{'mean' if mean is None else 'std'}"
+        )
     if "auto" in (mean, std):
         measured, source = _measure(splits.train)
         mean, std = (measured[0] if mean == "auto" else mean), (measured[1] if std == "auto" else std)
@@ -238,7 +238,7 @@ def _per_channel(key: str, values: Any, channels: int) -> list[float]:
 def _measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], str]:
     """Return (mean, standard deviation) per channel, and of what; a channel that never changes gets deviation 1."""
     if isinstance(dataset, ArrayDataset):
-        chunks: Any = dataset.inputs.split(1000)
+        chunks: Any = dataset.inputs.split(256)
         source = "train"
     else:
         indices = torch.linspace(0, size(dataset) - 1, min(size(dataset), _FEW)).long().tolist()
@@ -248,14 +248,17 @@ def _measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], st
     total, squares, count = torch.zeros(1), torch.zeros(1), 0
     for chunk in chunks:
         values = chunk if chunk.dim() > 1 else chunk.unsqueeze(1)
-        axes = [axis for axis in range(values.dim()) if axis != 1]
-        exact = values.to(torch.int32) if values.dtype == torch.uint8 else values.double()
-        total = total + exact.sum(axes)
-        squares = squares + (exact * exact).sum(axes)
+        exact = values.float() if values.dtype == torch.uint8 else values.double()  # 256 · 255² is exact in fp32
+        axes = list(range(1, values.dim() - 1))  # of a sum over samples, all but the channels
+        sums = [part.sum(0) for part in (exact, exact.square())]
+        total, squares = (
+            old + (part.double().sum(axes) if axes else part.double())
+            for old, part in zip((total, squares), sums, strict=True)
+        )
         count += values.numel() // values.shape[1]
     scale = 255.0 if chunk.dtype == torch.uint8 else 1.0
-    mean = total.double() / count
-    std = (squares.double() / count - mean**2).clamp_min(0).sqrt()
+    mean = total / count
+    std = (squares / count - mean**2).clamp_min(0).sqrt()
     std = torch.where(std > 1e-12, std / scale, torch.ones_like(std))
     return ((mean / scale).tolist(), std.tolist()), source
 

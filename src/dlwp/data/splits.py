@@ -1,99 +1,27 @@
-"""Own what a data set is to dlwp: a mapping of splits to plain `Dataset`s, and the facts known of them.
+"""Own the splits: reading what a `_target_` gave, cutting validation from train, and what the classes weigh.
 
-Knows nothing of how samples are fed or what is done with them.
+Knows nothing of how samples are fed or what is done with them. It is the door of this room: the types and the finding
+of facts can be imported from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 
 from dlwp import randomness
+from dlwp.data.datasets import NAMES, ArrayDataset, Facts, Splits, as_arrays, size, targets_of
+from dlwp.data.facts import check_labels, find_facts
 from dlwp.errors import ConfigError, DataError, did_you_mean
 
-NAMES = ("train", "val", "test")
-"""The splits, in the order in which they are told of."""
-
-
-class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
-    """A data set held whole: `inputs` (N, ...) and `targets` (N, ...), indexed together.
-
-    Pictures are uint8 of shape (N, C, H, W); scaling to [0, 1] and normalising is done on whole batches.
-    """
-
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
-        if len(inputs) != len(targets):
-            raise DataError(f"inputs hold {len(inputs):,} samples but targets {len(targets):,}")
-        self.inputs = inputs
-        self.targets = targets
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.targets[index]
-
-    def subset(self, indices: Tensor) -> ArrayDataset:
-        """Return the samples at `indices`, copied."""
-        return ArrayDataset(take(self.inputs, indices), take(self.targets, indices))
-
-
-def take(values: Tensor, indices: Tensor) -> Tensor:
-    """Return `values[indices]` in the memory format of `values` (50 times faster than indexing for uint8 pictures)."""
-    if is_channels_last(values):
-        return values.permute(0, 2, 3, 1).index_select(0, indices).permute(0, 3, 1, 2)
-    return values.index_select(0, indices)
-
-
-def is_channels_last(values: Tensor) -> bool:
-    """Return whether pictures (B, C, H, W) lie in memory as (B, H, W, C) and not also as (B, C, H, W)."""
-    return values.dim() == 4 and not values.is_contiguous() and values.is_contiguous(memory_format=torch.channels_last)
-
-
-@dataclass
-class Facts:
-    """What is known of the data, to fill every `auto` from; `sources` says where each fact comes from.
-
-    Attributes:
-        task: "classification", "regression", "reconstruction" or "other".
-        input_shape: shape of one input without the batch, (C, H, W) for pictures.
-        target_shape: shape of one target without the batch, () for a class index.
-        num_classes: number of classes K, for classification.
-        classes: their names, in the order of the indices.
-        mean, std: per channel, of inputs scaled to [0, 1] (uint8 pictures) or as they are (floats).
-    """
-
-    task: str = "other"
-    input_shape: tuple[int, ...] = ()
-    target_shape: tuple[int, ...] = ()
-    num_classes: int | None = None
-    classes: list[str] | None = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
-    sources: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Splits:
-    """The splits of a data set. A data function returns one of these, or a plain `Dataset` (which is then `train`).
-
-    `notes` are short sentences for the summary: where the data was found, what was done to it.
-    """
-
-    train: Dataset[Any]
-    val: Dataset[Any] | None = None
-    test: Dataset[Any] | None = None
-    facts: Facts = field(default_factory=Facts)
-    notes: list[str] = field(default_factory=list)
-
-    def present(self) -> dict[str, Dataset[Any]]:
-        """Return the splits that there are, by name."""
-        return {name: dataset for name in NAMES if (dataset := getattr(self, name)) is not None}
+__all__ = [
+    "ArrayDataset", "Facts", "Splits", "as_splits", "check_labels", "class_weights", "cut_validation", "find_facts",
+    "take",
+]  # fmt: skip
 
 
 def as_splits(found: Any) -> Splits:
@@ -111,70 +39,34 @@ def as_splits(found: Any) -> Splits:
     if isinstance(found, Mapping):
         unknown = [str(name) for name in found if name not in NAMES]
         if unknown:
-            raise ConfigError(f"data has no split '{unknown[0]}'.{did_you_mean(unknown[0], NAMES)} There are: train, val, test")
+            raise ConfigError(
+                f"data has no split '{unknown[0]}'.{did_you_mean(unknown[0], NAMES)} There are: train, val, test"
+            )
         if found.get("train") is None:
-            raise ConfigError(f"data gives {', '.join(found) or 'no split'} but no 'train'. Give a mapping of train, val, test")
-        return Splits(**{name: as_arrays(_checked(part, f"data.{name}")) for name, part in found.items() if part is not None})
+            raise ConfigError(
+                f"data gives {', '.join(found) or 'no split'} but no 'train'. Give a mapping of train, val, test"
+            )
+        parts = {n: as_arrays(_checked(part, f"data.{n}")) for n, part in found.items() if part is not None}
+        return Splits(parts["train"], parts.get("val"), parts.get("test"))
     return Splits(train=as_arrays(_checked(found, "data._target_")))
 
 
 def _checked(found: Any, key: str) -> Dataset[Any]:
     kind = type(found).__name__
     if isinstance(found, IterableDataset):
-        raise ConfigError(f"{key} gives {kind}, which can only be iterated; a Dataset with __len__ and __getitem__ is needed")
+        raise ConfigError(
+            f"{key} gives {kind}, which can only be iterated; a Dataset with __len__ and __getitem__ is needed"
+        )
     is_map = hasattr(found, "__len__") and hasattr(found, "__getitem__") and not isinstance(found, Tensor | str | bytes)
     if not (isinstance(found, Dataset) or is_map) or isinstance(found, type):
         kind = found.__name__ + " itself" if isinstance(found, type) else kind
-        raise ConfigError(f"{key} gives {kind}; a torch.utils.data.Dataset (or a mapping train/val/test of them) is needed")
-    return found  # type: ignore[no-any-return]
+        raise ConfigError(
+            f"{key} gives {kind}; a torch.utils.data.Dataset (or a mapping train/val/test of them) is needed"
+        )
+    return found
 
 
-def as_arrays(dataset: Dataset[Any]) -> Dataset[Any]:
-    """Return a data set of two tensors, or a subset of one, as an `ArrayDataset`; any other as it is."""
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) == 2:
-        return ArrayDataset(*dataset.tensors)
-    if isinstance(dataset, Subset):
-        whole = as_arrays(dataset.dataset)
-        if isinstance(whole, ArrayDataset):
-            return whole.subset(torch.as_tensor(dataset.indices, dtype=torch.int64))
-    return dataset
-
-
-def size(dataset: Dataset[Any]) -> int:
-    """Return the number of samples of a map-style data set."""
-    return len(dataset)  # type: ignore[arg-type]
-
-
-def targets_of(dataset: Dataset[Any]) -> tuple[Tensor, str] | None:
-    """Return all targets of a data set as a tensor, and where they were read, or None where samples must be read for it.
-
-    An attribute `targets` or `labels` counts only where it agrees with the target of the first sample.
-    """
-    if isinstance(dataset, ArrayDataset):
-        return dataset.targets, "targets"
-    if isinstance(dataset, Subset):
-        whole = targets_of(dataset.dataset)
-        return None if whole is None else (whole[0][torch.as_tensor(dataset.indices, dtype=torch.int64)], whole[1])
-    for name in ("targets", "labels"):
-        try:
-            values = torch.as_tensor(getattr(dataset, name))
-        except (AttributeError, TypeError, ValueError, RuntimeError):
-            continue  # not there, or not numbers
-        if values.dim() == 1 and 0 < len(values) == size(dataset) and _agrees(dataset, values[0]):
-            return values, f"{type(dataset).__name__}.{name}"
-    return None
-
-
-def _agrees(dataset: Dataset[Any], first: Tensor) -> bool:
-    with randomness.preserved():
-        sample = dataset[0]
-    if not isinstance(sample, tuple | list) or len(sample) != 2:
-        return False
-    target = torch.as_tensor(sample[1])
-    return target.dim() == 0 and target.item() == first.item()
-
-
-# ---- the validation split ---------------------------------------------------------------------------------------------
+# ---- the validation split -------------------------------------------------------------------------------------------
 
 
 def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
@@ -196,16 +88,45 @@ def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
     total = size(train)
     count = round(total * fraction)
     if fraction >= 1 or count == total:
-        raise DataError(f"train would be empty (data.val_fraction={fraction:g} of {total:,} samples). data.val_fraction=0.1")
+        raise DataError(
+            f"train would be empty (data.val_fraction={fraction:g} of {total:,} samples). data.val_fraction=0.1"
+        )
     if count == 0:
-        raise DataError(f"val would be empty (0 of {total:,} samples). A larger data.val_fraction (now {fraction:g}), or 0")
-    found = targets_of(train)
-    classes = found[0] if found is not None and _are_classes(found[0], splits.facts.task) else None
+        raise DataError(
+            f"val would be empty (0 of {total:,} samples). A larger data.val_fraction (now {fraction:g}), or 0"
+        )
+    classes = _classes_of(train, splits.facts.task)
     chosen = _choose(total, count, classes, randomness.generator(seed, "split"))
     how = "stratified" if classes is not None else "at random"
     note = f"val {count:,} ({100 * fraction:g}% of train, {how}, seed {seed})"
     parts = (_part(train, (~chosen).nonzero().view(-1)), _part(train, chosen.nonzero().view(-1)))
     return Splits(parts[0], parts[1], splits.test, splits.facts, [*splits.notes, note])
+
+
+def take(dataset: Dataset[Any], count: int, seed: int) -> Dataset[Any]:
+    """Return `count` samples of a data set, stratified where its targets are class indices: a function of the seed."""
+    dataset = as_arrays(dataset)
+    chosen = _choose(size(dataset), count, _classes_of(dataset, "other"), randomness.generator(seed, "split", count))
+    return _part(dataset, chosen.nonzero().view(-1))
+
+
+def class_weights(splits: Splits) -> tuple[list[float], str]:
+    """Return weights under which all classes count alike in a mean, N / (K · n_k), and the reason.
+
+    Raises:
+        ConfigError: the targets of train cannot be had without reading its samples, or are no classes.
+    """
+    found, num_classes = targets_of(as_arrays(splits.train)), splits.facts.num_classes
+    if found is None or num_classes is None:
+        raise ConfigError("class weights 'auto' need class targets that can be read at once. Give them as a list")
+    counts = torch.bincount(found[0].long(), minlength=num_classes).clamp_min(1)
+    weights = len(found[0]) / (num_classes * counts.double())
+    return weights.tolist(), f"train has {int(counts.min()):,} to {int(counts.max()):,} samples a class"
+
+
+def _classes_of(dataset: Dataset[Any], task: str) -> Tensor | None:
+    found = targets_of(dataset)
+    return found[0] if found is not None and _are_classes(found[0], task) else None
 
 
 def _are_classes(targets: Tensor, task: str) -> bool:

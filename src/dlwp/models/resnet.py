@@ -19,9 +19,10 @@ _NARROW_DEPTHS = (20, 32, 44, 56, 110)
 class ResNet(nn.Module):
     """Residual network for small pictures: x + f(x), where f is two or three convolutions with batch norm.
 
-    Depths 20, 32, 44, 56 and 110 are the networks of the paper's CIFAR-10 section: three stages of 16, 32 and 64 channels,
-    shortcuts without parameters. Depths 18, 34 and 50 are those of its ImageNet section (four stages, 64 to 512
-    channels, projections where the shape changes) behind a stem for small pictures: one 3x3 convolution, no pooling.
+    Depths 20, 32, 44, 56 and 110 are the networks of the paper's CIFAR-10 section: three stages of 16, 32 and 64
+    channels, shortcuts without parameters. Depths 18, 34 and 50 are those of its ImageNet section (four stages, 64 to
+    512 channels, projections where the shape changes) behind a stem for small pictures: one 3x3 convolution, no
+    pooling.
 
     Args:
         in_channels: channels C of a picture.
@@ -138,9 +139,7 @@ def _shortcut(in_channels: int, out_channels: int, stride: int, project: bool) -
     if in_channels == out_channels and stride == 1:
         return nn.Identity()
     if project:  # option B of the paper
-        return nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-        )
+        return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
     return PaddedShortcut(out_channels - in_channels, stride)  # option A
 
 

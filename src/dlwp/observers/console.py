@@ -10,22 +10,26 @@ import math
 import os
 import sys
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from dlwp.runs import files
-from dlwp.training.events import (
-    Ended,
-    EpochEnded,
-    Evaluated,
-    EvaluationStep,
-    Logged,
-    Settled,
-    Started,
-    StepEnded,
-)
+
+if TYPE_CHECKING:
+    from dlwp.training.events import (
+        Ended,
+        EpochEnded,
+        Evaluated,
+        EvaluationStep,
+        Logged,
+        Settled,
+        Started,
+        StepEnded,
+    )
 
 _BAR_S = 0.2  # between refreshes of a bar
 _VALUES_S = 1.0  # between readings of the loss: each waits for the device
@@ -116,7 +120,8 @@ class Console:
         elif self._lines and now - self._line >= _LINE_S:
             self._line = now
             self._read_values(event, now)
-            self.say(f"  {self._epoch(self._epochs_before(event.step))}  step {event.step:,}/{self._total():,}  {self._values(event)}")
+            place = f"{self._epoch(self._epochs_before(event.step))}  step {event.step:,}/{self._total():,}"
+            self.say(f"  {place}  {self._values(event)}")
 
     def on_log(self, event: Logged) -> None:
         """Take in the metrics that the bar shows."""
@@ -136,13 +141,9 @@ class Console:
             self._move(self._evaluation_bar, event.done, "")
 
     def on_evaluation(self, event: Evaluated) -> None:
-        """Keep the values for the epoch's line; those of the test split are told at once."""
+        """Keep the values for the epoch's line; those of the test split are told by whoever asked for them."""
         self._close_evaluation_bar()
-        if event.split == "test":
-            self._close_bar()
-            self.say(told_test(event))
-        else:
-            self._pending = event
+        self._pending = event if event.split != "test" else None
 
     def on_epoch(self, event: EpochEnded) -> None:
         """Print the epoch's line, which stays."""
@@ -164,7 +165,7 @@ class Console:
         self._tell_warnings()
 
     def on_end(self, event: Ended) -> None:
-        """Print best, time and warnings."""
+        """Print the best value."""
         self._close_evaluation_bar()
         self._close_bar()
         self._tell_warnings()
@@ -172,15 +173,17 @@ class Console:
         if progress.best_step is not None and progress.best_value is not None:
             name = event.trainer.monitor
             self.say(f"best     {name} {number(name, progress.best_value).strip()} at step {progress.best_step:,}")
-        times = event.times or event.trainer.times
-        if total := sum(times.values()):
-            shares = sorted(times.items(), key=lambda item: -item[1])
-            told = " · ".join(f"{seconds / total:.0%} {name}" for name, seconds in shares if seconds / total >= 0.005)
-            self.say(f"time     {duration(total)}: {told}")
-        if self.warnings:
-            self.say(f"warnings {len(self.warnings)} in this run:")
-            for text in self.warnings:
-                self.say(f"         {text}")
+
+    def repeat_warnings(self) -> None:
+        """Print the run's warnings once more, for its end."""
+        for text, count in Counter(self.warnings).items():
+            self.say(f"warning  {text}" + (f" ({count} times)" if count > 1 else ""))
+
+    def log_error(self, error: BaseException) -> None:
+        """Write an error to run.log with its traceback; on the screen it is one line, printed by the command."""
+        self._close_evaluation_bar()
+        self._close_bar()
+        self._log("".join(traceback.format_exception(error)))
 
     # bars
 
@@ -196,13 +199,12 @@ class Console:
         from tqdm import tqdm
 
         tqdm.monitor_interval = 0  # no thread of its own: refreshes come from the loop
-        bar = None
         with self._given_up():
-            bar = tqdm(
+            return tqdm(
                 desc=title, total=total, postfix=text, file=self._stream, leave=False, dynamic_ncols=True,
                 mininterval=math.inf, bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}",
             )  # fmt: skip
-        return bar
+        return None  # the output was given up
 
     def _move(self, bar: Any, done: int, text: str) -> None:
         if bar is None:
@@ -257,7 +259,7 @@ class Console:
         return "  ".join(part for part in parts if part)
 
     def _epoch(self, done: int) -> str:
-        epochs = self._start.epochs if self._start else done + 1
+        epochs = -(-self._start.total_steps // self._start.steps_per_epoch) if self._start else done + 1
         return f"epoch {min(done + 1, epochs):>{len(str(epochs))}}/{epochs}"
 
     def _epochs_before(self, step: int) -> int:
@@ -319,13 +321,19 @@ def main_metric(monitor: str, values: dict[str, float]) -> str:
 def number(name: str, value: float) -> str:
     """Return a metric's value as a person reads it, in a fixed width: shares of 1 as percent.
 
-    >>> number("val/accuracy", 0.6034), number("loss", 1.41243)
-    (' 60.3%', ' 1.412')
+    >>> number("val/accuracy", 0.6034), number("loss", 1.41243), number("loss", 0.02156), number("loss", 0.00012)
+    (' 60.3%', ' 1.412', '0.0216', '1.2e-4')
     """
     leaf = name.rpartition("/")[2]
     if math.isfinite(value) and (leaf.endswith("accuracy") or leaf.startswith("top")):
         return f"{value:.1%}".rjust(6)
-    return f"{value:.4g}".rjust(6) if not 0.1 <= abs(value) < 100 else f"{value:.4f}"[: 6 if value < 0 else 5].rjust(6)
+    size = abs(value)
+    if size >= 10_000 or not math.isfinite(value):
+        return f"{value:.4g}".rjust(6)
+    if 0 < size < 0.001:
+        return f"{value:.1e}".replace("e-0", "e-").rjust(6)
+    decimals = 4 if size < 0.1 else 3 if size < 10 else 2 if size < 100 else 1
+    return f"{value:.{decimals}f}".rjust(6)
 
 
 def duration(seconds: float) -> str:
@@ -341,37 +349,6 @@ def duration(seconds: float) -> str:
     if hours >= 48:
         return f"{hours // 24} d {hours % 24} h"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def told_test(event: Evaluated) -> str:
-    """Return the line that tells the test metrics: value, 95% interval for an accuracy, and the step they come from."""
-    name = main_metric(event.trainer.monitor, event.values)
-    names = [name] * bool(name) + [other for other in event.values if other not in (name, "loss")] + ["loss"]
-    told = []
-    for each in [each for each in names if each in event.values]:
-        text = f"{each} {number(each, event.values[each]).strip()}"
-        if each == name and each.endswith("accuracy") and event.num_samples:
-            low, high = wilson(event.values[each], event.num_samples)
-            text += f" (95% interval {low:.1%} to {high:.1%})".replace("% to", " to")
-        told.append(text)
-    best = f" (best {event.trainer.monitor})" if event.step == event.trainer.state.progress.best_step else ""
-    return f"{event.split:<8} {', '.join(told)}, from step {event.step:,}{best}"
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a share observed over `count` samples.
-
-    Source:
-        Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
-
-    >>> low, high = wilson(0.889, 10_000)
-    >>> round(low, 3), round(high, 3)
-    (0.883, 0.895)
-    """
-    z = 1.959964
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(max(share * (1 - share), 0.0) / count + z * z / (4 * count * count))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
 def _split(split: str, values: dict[str, float], name: str) -> str:
@@ -396,7 +373,7 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _swallow(stream: TextIO) -> TextIO:
-    """Return a stream to nowhere; a standard output that broke is replaced too, or Python would complain at its exit."""
+    """Return a stream to nowhere; a broken standard output is led there too, or Python would complain at its exit."""
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (lives as long as the process)
     if stream is sys.stdout:
         with contextlib.suppress(OSError, ValueError):

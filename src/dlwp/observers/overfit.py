@@ -38,7 +38,9 @@ class Overfit:
         if self._succeeded():
             event.trainer.say(f"overfit  succeeded: {text}")
         else:
-            event.trainer.warn(f"overfit failed: {text}, above {self._target:.0%} of the first. Look at the model or the rate")
+            event.trainer.warn(
+                f"overfit failed: {text}, above {self._target:.0%} of the first. Look at the model or the rate"
+            )
 
     def _succeeded(self) -> bool:
         return self._first is not None and self._last <= self._target * self._first

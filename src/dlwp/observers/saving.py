@@ -20,8 +20,8 @@ from dlwp.training.events import Ended, Evaluated, Saved, Settled, Started
 class Saving:
     """Save the run's state as often as asked, at each best evaluation, and at the end.
 
-    The order is: write the new checkpoint whole, let `last` (and `best`) name it, and only then delete old ones, so that
-    at any moment one that is complete is named.
+    The order is: write the new checkpoint whole, let `last` (and `best`) name it, and only then delete old ones, so
+    that at any moment one that is complete is named.
 
     Args:
         run: the folder.
@@ -69,7 +69,7 @@ class Saving:
         files.sweep(self._run.checkpoints)
         steps = {path.name: checkpoint.step_of(path) for path in self._run.saved()}
         self._stale = {name for name, step in steps.items() if step > event.step}
-        self._order = [name for name in steps if name in self._stale] + [name for name in steps if name not in self._stale]
+        self._order = sorted(steps, key=lambda name: (name not in self._stale, steps[name]))
         current = checkpoint.name_of(event.step)
         if current in steps:
             self._saved_step = event.step
@@ -112,9 +112,11 @@ class Saving:
             if self._failed >= (attempts or self._max_failed_saves):
                 times = f" ({self._failed} saves in a row have failed)" if self._failed > 1 else ""
                 raise RunError(text + times) from error
-            event.trainer.warnings.append(text)
+            event.trainer.warn(text)
             return
         self._failed = 0
+        spent = event.trainer.times
+        spent["saving"] = spent.get("saving", 0.0) + elapsed_s
         event.trainer.emit(Saved(event.trainer, event.step, path, elapsed_s))
         self._delete_old(event)
 
@@ -139,7 +141,7 @@ class Saving:
             for name in [name for name in self._order if name not in kept]:
                 self._discard(name)
         except OSError as error:
-            event.trainer.warnings.append(f"an old checkpoint stays: {files.fault(error, self._run.checkpoints)}")
+            event.trainer.warn(f"an old checkpoint stays: {files.fault(error, self._run.checkpoints)}")
 
     def _named(self) -> set[str]:
         found = (self._run.pointed(name) for name in ("last", "best"))
@@ -168,4 +170,3 @@ class Saving:
         text = files.fault(error, self._run.checkpoints, needed)
         advice = ". Free space, or trainer.keep_last=1" if text.startswith("disk") else ""
         return f"{text}{advice}; last good: {f'step {checkpoint.step_of(last):,}' if last is not None else 'none'}"
-

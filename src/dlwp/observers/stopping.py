@@ -9,13 +9,14 @@ import math
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dlwp.errors import ConfigError, did_you_mean
 from dlwp.training.events import Ended, Evaluated, EvaluationStep, Saved, Started, StepEnded, Stop
+
+if TYPE_CHECKING:
+    from dlwp.training.trainer import Trainer
 
 
 class Patience:
@@ -25,16 +26,12 @@ class Patience:
 
     Args:
         patience: evaluations, from 1.
-        monitor: split and metric, such as "val/accuracy".
-        mode: "max" or "min".
     """
 
     watcher = False
 
-    def __init__(self, patience: int, monitor: str, mode: str) -> None:
+    def __init__(self, patience: int) -> None:
         self._patience = patience
-        self._split, _, self._name = monitor.partition("/")
-        self._sign = 1 if mode == "max" else -1
         self._best: float | None = None
         self._without = 0
 
@@ -48,15 +45,15 @@ class Patience:
         Raises:
             ConfigError: the monitored metric is not measured.
         """
-        if event.split != self._split:
+        split, _, name = event.trainer.monitor.partition("/")
+        if event.split != split:
             return None
-        if self._name not in event.values:
-            measured = [f"{event.split}/{name}" for name in event.values]
-            monitor = f"{self._split}/{self._name}"
-            hint = did_you_mean(monitor, measured) or f" Measured: {', '.join(measured)}"
-            raise ConfigError(f"trainer.monitor='{monitor}' is not measured.{hint}")
-        value = event.values[self._name]
-        if math.isfinite(value) and (self._best is None or self._sign * value > self._sign * self._best):
+        if name not in event.values:
+            measured = [f"{split}/{name}" for name in event.values]
+            hint = did_you_mean(event.trainer.monitor, measured) or f" Measured: {', '.join(measured)}"
+            raise ConfigError(f"trainer.monitor='{event.trainer.monitor}' is not measured.{hint}")
+        value = event.values[name]
+        if math.isfinite(value) and event.trainer.is_better(value, self._best):
             self._best, self._without = value, 0
         else:
             self._without += 1
@@ -79,43 +76,35 @@ class MaxTime:
 
     Args:
         seconds: above 0.
-        clock: seconds, rising.
     """
 
     watcher = False
 
-    def __init__(self, seconds: float, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._clock = clock
-        self._began = clock()
 
     def on_start(self, event: Started) -> Stop | None:
-        """Begin to count."""
-        self._began = self._clock() - event.trainer.state.progress.elapsed_s
-        return self._verdict()
+        """Stop before the first step if the time is used up."""
+        return self._verdict(event)
 
     def on_step(self, event: StepEnded) -> Stop | None:
         """Look at the clock."""
-        return self._verdict()
+        return self._verdict(event)
 
-    def _verdict(self) -> Stop | None:
-        return Stop("max_time") if self._clock() - self._began >= self._seconds else None
+    def _verdict(self, event: Started | StepEnded) -> Stop | None:
+        return Stop("max_time") if event.trainer.elapsed_s >= self._seconds else None
 
 
 class Signals:
     """Turn SIGINT, SIGTERM, SIGUSR1 and SIGHUP into a stop after the current step; a second Ctrl-C leaves at once.
 
-    Use it as a context around the training. Its handler sets a flag and does nothing else. SIGHUP is left alone where it
-    is ignored (nohup); outside of the main thread there are no handlers.
-
-    Args:
-        say: takes a line for the person.
+    Use it as a context around the training. Its handler sets a flag and does nothing else. SIGHUP is left alone where
+    it is ignored (nohup); outside of the main thread there are no handlers.
     """
 
     watcher = False
 
-    def __init__(self, say: Callable[[str], None] = print) -> None:
-        self._say = say
+    def __init__(self) -> None:
         self._received: str | None = None
         self._told: set[str] = set()
         self._last_saved: Saved | None = None
@@ -128,22 +117,22 @@ class Signals:
                     self._former[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: type[BaseException] | BaseException | TracebackType | None) -> None:
         for number, former in self._former.items():
             signal.signal(number, former)
         self._former.clear()
 
     def on_start(self, event: Started) -> Stop | None:
         """Stop before the first step if a signal has come already."""
-        return self._verdict(event.step)
+        return self._verdict(event, event.step)
 
     def on_step(self, event: StepEnded) -> Stop | None:
         """Stop after this step if a signal has come."""
-        return self._verdict(event.step)
+        return self._verdict(event, event.step)
 
     def on_evaluation_step(self, event: EvaluationStep) -> Stop | None:
         """Break off the evaluation if a signal has come; it is done anew after a resume."""
-        return self._verdict(event.trainer.state.progress.step)
+        return self._verdict(event, event.trainer.state.progress.step)
 
     def on_save(self, event: Saved) -> None:
         """Tell that the state is safe."""
@@ -159,22 +148,23 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._received == "SIGINT":
             os._exit(130)  # every save is atomic, so this harms none
-        self._received = signal.Signals(number).name if self._received is None or number == signal.SIGINT else self._received
+        if self._received is None or number == signal.SIGINT:
+            self._received = signal.Signals(number).name
 
-    def _verdict(self, step: int) -> Stop | None:
+    def _verdict(self, event: Started | StepEnded | EvaluationStep, step: int) -> Stop | None:
         if self._received is None:
             return None
         if self._received == "SIGINT":
-            self._tell("stopping", f"stopping: saving step {step:,} (again Ctrl-C: leave at once)")
+            self._tell(event.trainer, "stopping", f"stopping: saving step {step:,} (again Ctrl-C: leave at once)")
         return Stop(f"stopped:{self._received}")
 
     def _tell_saved(self, event: Saved, duration: str) -> None:
         if self._received == "SIGINT":
-            self._tell("saved", f"saved. Go on: dlwp-train resume={event.path.parent.parent}")
+            self._tell(event.trainer, "saved", f"saved. Go on: dlwp-train resume={event.path.parent.parent}")
         else:
-            self._tell("saved", f"asked to stop ({self._received}): saved step {event.step:,}{duration}")
+            self._tell(event.trainer, "saved", f"asked to stop ({self._received}): saved step {event.step:,}{duration}")
 
-    def _tell(self, kind: str, text: str) -> None:
+    def _tell(self, trainer: Trainer, kind: str, text: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
-            self._say(text)
+            trainer.say(text)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dlwp.runs.folder import RunFolder
-from dlwp.training.events import Ended, EpochEnded, Evaluated, Logged, Started
+from dlwp.training.events import Ended, Evaluated, Logged, Started
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -55,44 +55,44 @@ class TensorBoard:
         self._std = std
         self._writers: dict[str, SummaryWriter] = {}
         self._start_step = 0
-        self._epochs_are_finer = False
         self._final: dict[str, float] = {}
+        self._ended = False
         self._confusions: dict[str, tuple[int, Any]] = {}
 
     def on_start(self, event: Started) -> None:
         """Note where the run goes on: what was written of later steps is purged."""
         self._start_step = event.step
         self._images = self._images if event.step == 0 else 0
-        self._epochs_are_finer = event.steps_per_epoch < event.trainer.settings.log_every
 
     def on_log(self, event: Logged) -> None:
-        """Write the training's curves."""
+        """Write the training's curves, and once the pictures."""
         self._draw_pictures(event)
-        values = event.values
-        if self._epochs_are_finer:  # their curve comes from whole epochs
-            values = {name: values[name] for name in ("lr", "samples_per_s") if name in values}
-        self._write("train", values, event.step)
-
-    def on_epoch(self, event: EpochEnded) -> None:
-        """Write the training's curves, where epochs are shorter than the steps between logs."""
-        self._draw_pictures(event)
-        if self._epochs_are_finer:
-            self._write("train", event.train, event.step)
+        self._write("train", event.values, event.step)
 
     def on_evaluation(self, event: Evaluated) -> None:
         """Write the evaluation's curves."""
         self._write(event.split, event.values, event.step)
+        if event.confusion is not None and (event.is_best or event.split == "test"):
+            self._confusions[event.split] = event.step, event.confusion.detach().cpu().numpy()
         if event.is_best or event.split == "test":
-            self._final |= {f"{event.split}/{name}": value for name, value in event.values.items()}
-            if event.confusion is not None:
-                self._confusions[event.split] = event.step, event.confusion.detach().cpu().numpy()
+            self._final |= {f"final/{event.split}/{name}": value for name, value in event.values.items()}
+        if self._ended:  # the test split, evaluated after the end
+            self._finish(event.step)
 
     def on_end(self, event: Ended) -> None:
         """Write the confusion matrix and the hyperparameters with the final metrics, and close."""
+        self._ended = True
+        if event.exit != "failed":
+            self._write_hparams()
+        self._finish(event.step)
+
+    def _finish(self, step: int) -> None:
         for split, (step, counts) in self._confusions.items():
             self._draw_confusion(split, counts, step)
-        if event.exit != "failed":
-            self._write_hparams(event.step)
+        for name, value in self._final.items():
+            self._writer("").add_scalar(name, value, step)
+        self._confusions.clear()
+        self._final.clear()
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
@@ -102,7 +102,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter  # slow
 
             folder = self._run.tensorboard / name if name else self._run.tensorboard
-            self._writers[name] = SummaryWriter(str(folder), purge_step=self._start_step + 1)
+            purge = None if self._ended else self._start_step + 1
+            self._writers[name] = SummaryWriter(str(folder), purge_step=purge)
         return self._writers[name]
 
     def _write(self, split: str, values: dict[str, float], step: int) -> None:
@@ -113,7 +114,7 @@ class TensorBoard:
             writer.add_scalar(_NAMES.get(name, name), value, step)
         writer.flush()
 
-    def _draw_pictures(self, event: Logged | EpochEnded) -> None:
+    def _draw_pictures(self, event: Logged) -> None:
         count, self._images = self._images, 0
         batch = event.trainer.last_batch
         if not count or batch is None or not isinstance(batch[0], Tensor) or batch[0].ndim != 4:
@@ -128,21 +129,20 @@ class TensorBoard:
 
         from dlwp.observers.plots import draw_confusion
 
-        canvas = FigureCanvasAgg(draw_confusion(counts, self._classes, f"{split}, step {step:,}"))
+        canvas = FigureCanvasAgg(draw_confusion(counts, self._classes, split))
         canvas.draw()
         picture = numpy.asarray(canvas.buffer_rgba())[..., :3]
         self._writer("").add_image(f"confusion/{split}", picture, step, dataformats="HWC")
 
-    def _write_hparams(self, step: int) -> None:
+    def _write_hparams(self) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        writer = self._writer("")
-        final = {f"final/{name}": value for name, value in self._final.items() if math.isfinite(value)}
-        assert writer.file_writer is not None
-        for summary in hparams(flatten(self._hparams), final):
-            writer.file_writer.add_summary(summary)
-        for name, value in final.items():
-            writer.add_scalar(name, value, step)
+        names = [name.removeprefix("final/val/") for name in self._final if name.startswith("final/val/")]
+        metrics = {f"final/{split}/{name}": 0.0 for name in names for split in ("val", "test")}
+        file_writer = self._writer("").file_writer
+        assert file_writer is not None
+        for summary in hparams(flatten(self._hparams), metrics):
+            file_writer.add_summary(summary)
 
 
 def picture_grid(inputs: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:
@@ -176,18 +176,18 @@ def picture_grid(inputs: Tensor, mean: Sequence[float] | None = None, std: Seque
     return grid
 
 
-def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
-    """Return dotted key -> value of a kind that TensorBoard's table of hyperparameters takes.
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, int | float | str]:
+    """Return dotted key -> value as TensorBoard's table of hyperparameters shows it: truth values as words.
 
     >>> flatten({"model": {"depth": 20, "norm": None}, "lr": 0.1})
     {'model.depth': 20, 'model.norm': 'null', 'lr': 0.1}
     """
-    flat: dict[str, bool | int | float | str] = {}
+    flat: dict[str, int | float | str] = {}
     for key, value in nested.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, bool | int | float | str):
-            flat[f"{prefix}{key}"] = value
+        elif value is None or isinstance(value, bool):
+            flat[f"{prefix}{key}"] = "null" if value is None else str(value).lower()
         else:
-            flat[f"{prefix}{key}"] = "null" if value is None else str(value)
+            flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str) else str(value)
     return flat

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "dlwp", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors", "tensorboard", "tqdm", "matplotlib",
-    "scikit-learn", "timm", "torchmetrics",
+    "dlwp", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors", "tensorboard", "tqdm",
+    "matplotlib", "scikit-learn", "timm", "torchmetrics",
 )  # fmt: skip
 """The packages whose versions bear on a result."""
 

@@ -100,7 +100,7 @@ def cut(path: Path, offset: int, kept: Path) -> None:
 def replace_link(link: Path, target: str) -> None:
     """Make `link` a symbolic link to `target`, in place of the one that was there."""
     temporary = link.parent / f".tmp-{link.name}-{unique()}"
-    os.symlink(target, temporary)
+    os.symlink(target, temporary)  # noqa: PTH211
     try:
         os.replace(temporary, link)  # noqa: PTH105
     except OSError:

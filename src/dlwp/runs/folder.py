@@ -183,7 +183,7 @@ class RunFolder:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 raise
-            self.unlocked = f"the file system of {self.path} has no locks: see to it that no other process uses this run"
+            self.unlocked = f"the file system of {self.path} has no locks: let no other process use this run"
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"host {socket.gethostname()}, process {os.getpid()}\n".encode())
         self._descriptor = descriptor
@@ -214,7 +214,9 @@ def point_latest(run: Path, outputs: Path = Path("outputs")) -> None:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder looks like a run's."""
-    return (folder / "summary.json").is_file() or ((folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir())
+    if (folder / "summary.json").is_file():
+        return True
+    return (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
 
 
 def find_runs(folder: Path) -> list[Path]:

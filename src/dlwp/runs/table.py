@@ -26,8 +26,8 @@ def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
     """Return one row for each run in the folders, at any depth, oldest first.
 
     Returns:
-        Rows with "run" (path), "exit", "step", "epoch", "monitor" ("val/accuracy"), "best", "best_step", "test" (name ->
-        value), "elapsed_s", "samples_per_s", "error", "seed", "settings" (dotted key -> value) and "typed" (keys).
+        Rows with "run" (path), "exit", "step", "epoch", "monitor" ("val/accuracy"), "best", "best_step", "test" (name
+        -> value), "elapsed_s", "samples_per_s", "error", "mode", "settings" (dotted key -> value), "typed" (keys).
     """
     return [_read(run) for place in folders for run in folder.find_runs(Path(place))]
 
@@ -40,7 +40,7 @@ def _read(run: Path) -> dict[str, Any]:
         target = settings.pop(f"{group}._target_", None)
         if group in typed or target is not None:
             settings[group] = typed.get(group) or str(target).rpartition(".")[2]
-    best = summary.get("best") if isinstance(summary.get("best"), dict) else {}
+    best: dict[str, Any] = summary.get("best") or {}
     monitor = next((name for name in best if name != "step"), None)
     exit = summary.get("exit", "unknown")
     if exit == "running" and view.holder() is None:
@@ -57,7 +57,6 @@ def _read(run: Path) -> dict[str, Any]:
         "elapsed_s": summary.get("elapsed_s"),
         "samples_per_s": summary.get("samples_per_s"),
         "error": summary.get("error"),
-        "seed": settings.get("seed"),
         "mode": settings.get("trainer.monitor_mode"),
         "settings": settings,
         "typed": sorted(typed),
@@ -87,7 +86,7 @@ def grouped(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, A
     """Return (columns, lines): a line for each setting, best first, mean and standard deviation over its seeds."""
     keys = differing(rows)
     monitor = _main_monitor(rows)
-    tests = list(dict.fromkeys(name for row in rows for name in row["test"]))
+    tests = list(dict.fromkeys(name for row in rows for name in row["test"] if name != "step"))
     settings: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         settings.setdefault(tuple(_text(row["settings"].get(key)) for key in keys), []).append(row)
@@ -117,7 +116,7 @@ def render(rows: Sequence[dict[str, Any]], width: int | None = None) -> str:
     if not rows:
         return "no runs"
     columns, lines = grouped(rows)
-    cells = [columns, *([_shown(line, column) for column in columns] for line in lines)]
+    cells = [columns] + [[_shown(line, column) for column in columns] for line in lines]
     widths = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     _shrink(widths, columns, width)
     numeric = [column == "n" or column == "time" or "/" in column for column in columns]
@@ -141,7 +140,8 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
     spread = [column for column in columns if any(isinstance(line[column], tuple) for line in lines)]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([name for column in columns for name in ([column, f"{column} sd"] if column in spread else [column])])
+    names = [[column, f"{column} sd"] if column in spread else [column] for column in columns]
+    writer.writerow([name for pair in names for name in pair])
     for line in lines:
         cells: list[Any] = []
         for column in columns:
@@ -153,7 +153,8 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table as Markdown."""
     columns, lines = grouped(rows)
-    table = [columns, ["---"] * len(columns), *([_shown(line, column) for column in columns] for line in lines)]
+    table: list[list[str]] = [columns, ["---"] * len(columns)]
+    table += [[_shown(line, column) for column in columns] for line in lines]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in table)
 
 

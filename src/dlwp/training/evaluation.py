@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dlwp import distributed
 from dlwp.training.batches import StepFunction, is_pair, size_of, split_result, sum_dtype, supervised_step, weight_of
 
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,

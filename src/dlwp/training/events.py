@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dlwp.training.trainer import Trainer
 
 HOOKS = (
-    "on_start", "on_step", "on_log", "on_evaluation_step", "on_evaluation", "on_epoch", "on_settled", "on_save", "on_end",
+    "on_start", "on_step", "on_log", "on_evaluation_step", "on_evaluation", "on_epoch", "on_settled", "on_save",
+    "on_end",
 )  # fmt: skip
 """The methods an observer may have, in the order in which a run first calls them."""
 

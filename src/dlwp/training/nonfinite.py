@@ -27,11 +27,12 @@ MAX_ROLLBACKS = 3
 class Guard:
     """Decides whether a step may be taken, by `trainer.on_nonfinite`.
 
-    stop: the run fails, naming step and module. skip: the step is left out, and buffers (batch statistics) are put back.
-    rollback: weights, buffers and optimizer return to the last checkpoint, and training goes on with the next batch.
+    stop: the run fails, naming step and module.
+    skip: the step is left out, and buffers (batch statistics) are put back.
+    rollback: weights, buffers and optimizer return to the last checkpoint; training goes on with the next batch.
 
-    On the CPU, and for skip and rollback, the verdict is read at each step. Elsewhere, with a fused optimizer and "stop",
-    it stays on the device, where it keeps the optimizer from stepping, and is read when values are logged.
+    On the CPU, and for skip and rollback, the verdict is read at each step. Elsewhere, with a fused optimizer and
+    "stop", it stays on the device, where it keeps the optimizer from stepping, and is read when values are logged.
     """
 
     def __init__(self, trainer: Trainer) -> None:

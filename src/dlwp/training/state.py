@@ -39,7 +39,7 @@ class Progress:
         step: optimizer steps taken. samples: training samples seen.
         epoch: whole epochs done. position: batches done of the current one.
         pending: what still has to follow the last step ("log", "evaluate", "epoch"), so that a cut between loses none.
-        best_value, best_step: of the monitored metric. last_values: of the last evaluation.
+        best_value, best_loss, best_step: of the evaluation that is best by the monitored metric. last_values: of the last evaluation.
         skipped, rollbacks: steps left out, and returns to the last checkpoint, after a non-finite loss or gradient.
         elapsed_s: time of training in earlier processes.
     """
@@ -50,6 +50,7 @@ class Progress:
     position: int = 0
     pending: list[str] = field(default_factory=list)
     best_value: float | None = None
+    best_loss: float | None = None
     best_step: int | None = None
     last_values: dict[str, float | None] = field(default_factory=dict)
     skipped: int = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,6 +34,7 @@ class Loader(Protocol):
     """What feeds the loop: the batches of a numbered epoch, from a position that can be sought."""
 
     num_samples: int
+    batch_size: int
 
     def __len__(self) -> int:
         """Return the number of batches an epoch."""
@@ -73,7 +75,7 @@ class Trainer:
 
     Example:
         >>> from dlwp.data.resident import ResidentLoader
-        >>> from dlwp.data.splits import ArrayDataset
+        >>> from dlwp.data.datasets import ArrayDataset
         >>> inputs = torch.linspace(-1, 1, 64).reshape(-1, 1)
         >>> data = ArrayDataset(inputs, 3 * inputs)
         >>> model = torch.nn.Linear(1, 1)
@@ -122,6 +124,8 @@ class Trainer:
         self._guard = Guard(self)
         self._failures: dict[int, int] = {}
         self._stop: events.Stop | None = None
+        self._began = 0.0
+        self._window_began = self._epoch_began = (0.0, 0)  # time, samples
         self._hooks: dict[str, list[tuple[Any, Any]]] = {name: [] for name in events.HOOKS}
         for part in self.observers:
             for name, hooks in self._hooks.items():
@@ -274,11 +278,11 @@ class Trainer:
         values = self.evaluate(self._val, "val")
         if values is None:
             return False
-        value = values.get(self.monitor.removeprefix("val/"))
+        value = values.get(self.monitor.removeprefix("val/"), math.nan)
         if hasattr(self.scheduler, "observe"):
             self.scheduler.observe(value, self.state.progress.best_step == self.state.progress.step)
         elif isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(value)  # type: ignore[arg-type]
+            self.scheduler.step(value)
         return True
 
     def evaluate(self, loader: Loader, split: str) -> dict[str, float] | None:
@@ -311,7 +315,7 @@ class Trainer:
         best = False
         if split == "val":
             progress.last_values = {name: value if math.isfinite(value) else None for name, value in values.items()}
-            best = self._note_best(values.get(self.monitor.removeprefix("val/"), math.nan))
+            best = self._note_best(values.get(self.monitor.removeprefix("val/"), math.nan), values["loss"])
         elapsed = self._spend("evaluation", started)
         confusion = self._confusion.sums.clone() if self._confusion is not None else None
         record = events.Evaluated(
@@ -335,11 +339,15 @@ class Trainer:
         rate = (progress.samples - samples) / max(elapsed, 1e-9)
         self.emit(events.EpochEnded(self, progress.step, progress.epoch, train, val, elapsed, rate))
 
-    def _note_best(self, value: float) -> bool:
+    def _note_best(self, value: float, loss: float) -> bool:
+        """Note the best evaluation; of two with one value (a small split has few accuracies) that of the lower loss."""
         progress = self.state.progress
-        if not math.isfinite(value) or not self.is_better(value, progress.best_value):
+        if not math.isfinite(value):
             return False
-        progress.best_value, progress.best_step = value, progress.step
+        ties = value == progress.best_value and progress.best_loss is not None and loss < progress.best_loss
+        if not ties and not self.is_better(value, progress.best_value):
+            return False
+        progress.best_value, progress.best_loss, progress.best_step = value, loss, progress.step
         return True
 
     def is_better(self, value: float, than: float | None) -> bool:
@@ -353,7 +361,7 @@ class Trainer:
     def _begin(self, train: Loader, val: Loader | None) -> Any:
         settings, progress = self.settings, self.state.progress
         self.steps_per_epoch = len(train)
-        self.total_steps = min(settings.epochs * len(train), settings.max_steps or math.inf)  # type: ignore[assignment]
+        self.total_steps = min(settings.epochs * len(train), settings.max_steps or sys.maxsize)
         self._val = val
         self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]

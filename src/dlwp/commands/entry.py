@@ -1,0 +1,215 @@
+"""Own what every command has in common: reading its flags, and turning whatever is raised into one line and a status.
+
+Knows nothing of what a command does; imports neither Hydra nor torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dlwp.errors import ConfigError, DlwpError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of a command that takes settings, and the settings: those of every Hydra application."""
+
+    words: list[str]
+    help: bool
+    version: bool
+    config_dir: Path | None
+    config_name: str
+    multirun: bool
+    handed_over: tuple[str, ...]
+    package: str | None
+
+    @property
+    def is_completion(self) -> bool:
+        """Whether the shell asks for completions, or for the script that makes it ask."""
+        return "-sc" in self.handed_over
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        match = re.fullmatch(r"argument (\S+?)(?:/(\S+))?: (.*)", message)
+        option = (match[2] or match[1]) if match else ""
+        if match and "ignored explicit argument" in message:
+            raise ConfigError(f"option '{option}' takes no value. Write {option}")
+        text = f"option '{option}': {match[3]}" if match else f"{message[:1].lower()}{message[1:]}"
+        raise ConfigError(f"{text}. All options: dlwp-train --help")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="dlwp-train", add_help=False, allow_abbrev=False)
+    add = parser.add_argument
+    add("words", nargs="*")
+    add("-h", "--help", action="store_true")
+    add("--version", action="store_true")
+    add("-cd", "--config-dir", type=Path)
+    add("-cn", "--config-name", default="train")
+    add("-m", "--multirun", action="store_true")
+    add("-r", "--run", action="store_true")
+    add("-c", "--cfg", choices=["job", "hydra", "all"])
+    add("-p", "--package")
+    add("--resolve", action="store_true")
+    add("-i", "--info", nargs="?", const="all", choices=_INFO)
+    add("-sc", "--shell-completion", nargs="*")
+    add("--hydra-help", action="store_true")
+    return parser
+
+
+_INFO = ["all", "config", "defaults", "defaults-tree", "plugins", "searchpath"]
+
+
+def read(argv: Sequence[str]) -> Flags:
+    """Read flags, which may stand before, between and behind the settings.
+
+    Raises:
+        ConfigError: an unknown flag, or a flag without its value.
+    """
+    parser = _parser()
+    if "-sc" in argv or "--shell-completion" in argv:  # Hydra's own script: a word such as query=bash follows
+        return _flags(parser.parse_args(argv))
+    found, unknown = parser.parse_known_intermixed_args(argv)
+    strange = next((word for word in unknown if word.startswith("-")), None)
+    if strange is not None:
+        raise ConfigError(_unknown_option(strange, argv, parser))
+    return _flags(found)
+
+
+def _flags(found: argparse.Namespace) -> Flags:
+    handed = []
+    for flag, value in (("--cfg", found.cfg), ("--package", found.package), ("--info", found.info)):
+        handed += [flag, value] if value else []
+    handed += ["--resolve"] if found.resolve else []
+    handed += ["--hydra-help"] if found.hydra_help else []
+    if found.shell_completion is not None:
+        handed += ["-sc", *found.shell_completion]
+    return Flags(
+        words=found.words,
+        help=found.help,
+        version=found.version,
+        config_dir=found.config_dir.expanduser() if found.config_dir else None,
+        config_name=found.config_name,
+        multirun=found.multirun,
+        handed_over=tuple(handed),
+        package=found.package,
+    )
+
+
+def _unknown_option(strange: str, argv: Sequence[str], parser: argparse.ArgumentParser) -> str:
+    name, equal, value = strange.partition("=")
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    if name in flags:
+        return f"option '{name}' takes no value. Write {name}"
+    hint = did_you_mean(name, [flag for flag in flags if flag.startswith("--")])
+    if hint:
+        return f"unknown option '{name}'.{hint}"
+    behind = argv[list(argv).index(strange) + 1 :]
+    value = value if equal else next((word for word in behind[:1] if "=" not in word and word[:1] != "-"), "VALUE")
+    return f"unknown option '{name}'. Settings have no dashes: {_full_key(name.lstrip('-'))}={value}"
+
+
+def _full_key(name: str) -> str:
+    """Return the full name of the key that is meant by --epochs or --batch-size."""
+    from dlwp.config.schema import key_types
+
+    leaf = name.replace("-", "_")
+    keys = [*key_types(), "optimizer.lr", "optimizer.weight_decay"]
+    return next((key for key in keys if key == leaf or key.endswith(f".{leaf}")), leaf)
+
+
+# ---------------------------------------------------------------------------------------------- the outermost
+
+
+def run(job: Callable[[], int | None]) -> int:
+    """Do a command's job and return its exit status, whatever happens, with one line for what went wrong."""
+    try:
+        status = job() or 0
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # the reader of our output left (`| head`): that is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("dlwp: stopped", file=sys.stderr)
+        return 130
+    except Exception as error:
+        return tell(error)
+
+
+def tell(error: BaseException, what: str = "") -> int:
+    """Print an error as a person is told of it, on stderr, and return the exit status it means.
+
+    A fault of `errors` is one line (and its details). Anything else is a defect, of dlwp or of the user's own code:
+    then the user's frames are shown, and where the whole traceback is found. DLWP_DEBUG=1 shows it at once.
+
+    Args:
+        what: what it happened in, such as "job 2 (model=vit): ".
+    """
+    if os.environ.get("DLWP_DEBUG") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, DlwpError):
+        lines = [" ".join(error.message.split()), *error.details]
+    else:
+        lines = _defect(error)
+    lines += [note for note in getattr(error, "__notes__", ()) if note not in lines]
+    print(f"dlwp: error: {what}{lines[0]}", *(f"    {line}" for line in lines[1:]), sep="\n", file=sys.stderr)
+    return error.exit_code if isinstance(error, DlwpError) else 5
+
+
+def _defect(error: BaseException) -> list[str]:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _is_users(frame.filename)]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    if own:
+        place = _near(own[-1].filename)
+        lines = [f"your code failed at {place}:{own[-1].lineno}: {text}"]
+        lines += [f"{_near(frame.filename)}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own]
+    else:
+        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+        lines = [f"this is a fault in dlwp, please report: {text} ({place})"]
+    if not getattr(error, "__notes__", ()) and os.environ.get("DLWP_DEBUG") != "1":
+        lines.append("the whole traceback: put DLWP_DEBUG=1 before the command")
+    return lines
+
+
+def _is_users(file: str) -> bool:
+    """Whether a frame's file is neither dlwp's, nor an installed package's, nor Python's own."""
+    path = Path(file)
+    homes = {Path(__file__).resolve().parents[1], *(Path(place) for place in sysconfig.get_paths().values())}
+    installed = "site-packages" in path.parts or any(home in path.parents for home in homes)
+    return path.is_absolute() and not installed and path.is_file() and path.name != Path(sys.argv[0]).name
+
+
+def _near(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+@contextmanager
+def replaced(argv: list[str], **environment: str) -> Iterator[None]:
+    """Replace sys.argv and some environment variables for as long as the block lasts."""
+    before: dict[str, Any] = {name: os.environ.get(name) for name in environment}
+    words = sys.argv
+    sys.argv = argv
+    os.environ.update(environment)
+    try:
+        yield
+    finally:
+        sys.argv = words
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,229 @@
+"""Own the reading of picture files in class folders, and the cache that keeps them decoded.
+
+Knows nothing of particular data sets, splits of them or what is done with the pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from dlwp.data.datasets import ArrayDataset
+from dlwp.errors import DataError
+from dlwp.runs import files
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Endings of file names that are taken for pictures."""
+
+_CHUNK = 256
+
+
+@dataclass
+class Listing:
+    """The pictures of one split: paths, class indices, and a stamp of names, sizes and times of change."""
+
+    folder: Path
+    paths: list[str]
+    targets: list[int]
+    stamp: bytes
+
+
+def cache_folder() -> Path:
+    """Return where decoded pictures are kept: DLWP_CACHE_DIR, else XDG_CACHE_HOME/dlwp, else ~/.cache/dlwp."""
+    own = os.environ.get("DLWP_CACHE_DIR")
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "dlwp"
+
+
+def read_splits(
+    folders: dict[str, Path], name: str, *, progress: bool | None = None
+) -> tuple[dict[str, ArrayDataset], list[str], list[str]]:
+    """Read pictures FOLDER/CLASS/FILE of several splits, from the cache where they are there.
+
+    Args:
+        folders: split -> folder that holds a folder for each class; the first sets the order of the classes.
+        name: of the data set, for the cache's file and the bar.
+        progress: whether to show a bar; None shows it on a terminal.
+
+    Returns:
+        The splits (pictures as uint8 (N, 3, H, W), in memory as (N, H, W, 3)), the class names, and notes.
+
+    Raises:
+        DataError: no class folders, a class that train does not have, a broken or unreadable picture, several sizes.
+    """
+    classes = class_names(next(iter(folders.values())))
+    listings = {split: list_pictures(folder, classes) for split, folder in folders.items()}
+    digest = hashlib.blake2b(repr(classes).encode(), digest_size=8)
+    for listing in listings.values():
+        digest.update(listing.stamp)
+    cache = cache_folder() / f"{name}-{digest.hexdigest()}.safetensors"
+    tensors = _load(cache, listings)
+    notes = [f"decoded pictures from the cache {cache}"]
+    if tensors is None:
+        tensors = {split: _decode(listing, f"{name} {split}", progress) for split, listing in listings.items()}
+        notes = [_store(cache, tensors)]
+    splits = {
+        split: ArrayDataset(tensors[split].permute(0, 3, 1, 2), torch.tensor(listing.targets))
+        for split, listing in listings.items()
+    }
+    return splits, classes, notes
+
+
+def class_names(folder: Path) -> list[str]:
+    """Return the names of the class folders, sorted.
+
+    Raises:
+        DataError: there are none, or the folder cannot be read.
+    """
+    try:
+        found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    except PermissionError:
+        raise unreadable(folder) from None
+    if not found:
+        raise DataError(f"'{folder}' has no class folders. Expected {folder}/CLASS/*.jpg")
+    return found
+
+
+def list_pictures(folder: Path, classes: Sequence[str]) -> Listing:
+    """List the pictures of each class, sorted by name.
+
+    Raises:
+        DataError: a class that is not in `classes`, one without pictures, or no permission.
+    """
+    paths: list[str] = []
+    targets: list[int] = []
+    digest = hashlib.blake2b(str(folder.resolve()).encode())
+    for name in class_names(folder):
+        if name not in classes:
+            raise DataError(f"{folder.name} has class '{name}', train does not (train: {', '.join(classes)})")
+        entries = _entries(folder / name)
+        if not entries:
+            raise DataError(f"class folder '{folder / name}' has no pictures ({', '.join(SUFFIXES)}). Remove it")
+        paths += [path for path, _, _ in entries]
+        targets += [classes.index(name)] * len(entries)
+        digest.update(repr(entries).encode())
+    return Listing(folder, paths, targets, digest.digest())
+
+
+def _entries(folder: Path) -> list[tuple[str, int, int]]:
+    found = []
+    try:
+        for entry in os.scandir(folder):
+            if entry.name.lower().endswith(SUFFIXES):
+                status = entry.stat()
+                found.append((entry.path, status.st_size, status.st_mtime_ns))
+    except PermissionError:
+        raise unreadable(folder) from None
+    return sorted(found)
+
+
+def unreadable(path: Path) -> DataError:
+    """Return what to tell where permission is missing: whose it is, and its mode."""
+    try:
+        status = path.stat()
+    except OSError:
+        return DataError(f"no permission to read '{path}'")
+    try:
+        owner = path.owner()
+    except KeyError:
+        owner = str(status.st_uid)
+    return DataError(f"no permission to read '{path}' (owner {owner}, mode {status.st_mode & 0o7777:04o})")
+
+
+# ---- the cache ------------------------------------------------------------------------------------------------------
+
+
+def _load(cache: Path, listings: dict[str, Listing]) -> dict[str, Tensor] | None:
+    """Return the decoded pictures of each split as (N, H, W, 3), or None where the cache has not all of them."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(cache)
+    except (OSError, SafetensorError):  # not there, or cut off: decode again
+        return None
+    sizes = {split: len(listing.paths) for split, listing in listings.items()}
+    return tensors if {split: len(values) for split, values in tensors.items()} == sizes else None
+
+
+def _store(cache: Path, tensors: dict[str, Tensor]) -> str:
+    """Write the cache, and return a note; where it cannot be written the run goes on without."""
+    from safetensors.torch import save
+
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(cache, save(tensors))
+    except OSError as error:
+        why = f"cannot write to '{cache.parent}' ({error.strerror})"
+        return f"pictures decoded, and not kept: {why}. DLWP_CACHE_DIR=FOLDER"
+    return f"pictures decoded, and kept in {cache}"
+
+
+# ---- decoding -------------------------------------------------------------------------------------------------------
+
+
+def decode(path: str, sample: int) -> numpy.ndarray:
+    """Return one picture as uint8 (H, W, 3).
+
+    Raises:
+        DataError: it is no picture, is cut off or cannot be read; it names the file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    where = f"{path} (sample {sample})"
+    try:
+        with Image.open(path) as picture:
+            return numpy.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    except UnidentifiedImageError:
+        raise DataError(f"{where} is not a picture. Remove or replace it") from None
+    except PermissionError:
+        raise unreadable(Path(path)) from None
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNG files
+        how = "is cut off" if "truncated" in str(error) else f"cannot be decoded ({error})"
+        raise DataError(f"{where} {how}. Remove or replace it") from None
+
+
+def _decode(listing: Listing, title: str, progress: bool | None) -> Tensor:
+    """Return all pictures of a split, uint8 (N, H, W, 3), decoded by one thread a core."""
+    from tqdm import tqdm
+
+    paths = listing.paths
+    shape = decode(paths[0], 0).shape
+    pictures = numpy.empty((len(paths), *shape), numpy.uint8)
+
+    def fill(begin: int) -> int:
+        chunk = paths[begin : begin + _CHUNK]
+        for sample, path in enumerate(chunk, begin):
+            picture = decode(path, sample)
+            if picture.shape != shape:
+                sizes = [f"{one[1]}×{one[0]}" for one in (shape, picture.shape)]
+                raise DataError(f"pictures differ: {paths[0]} is {sizes[0]}, {path} (sample {sample}) is {sizes[1]}")
+            pictures[sample] = picture
+        return len(chunk)
+
+    with (
+        tqdm(
+            total=len(paths),
+            desc=f"decoding {title}",
+            unit=" pictures",
+            disable=None if progress is None else not progress,
+        ) as bar,
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+    ):
+        try:
+            for count in threads.map(fill, range(0, len(paths), _CHUNK)):
+                bar.update(count)
+        except BaseException:
+            threads.shutdown(cancel_futures=True)
+            raise
+    return torch.from_numpy(pictures)

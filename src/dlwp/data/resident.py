@@ -1,0 +1,151 @@
+"""Own the feeding of data that is held whole: a batch is one selection of rows, on the device.
+
+Knows nothing of what a transform does, and nothing of models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dlwp import randomness
+from dlwp.data.datasets import ArrayDataset, rows
+from dlwp.errors import ConfigError
+
+_SHARE = 0.3
+"""The share of a card's free memory that the data may take."""
+
+
+class ResidentLoader:
+    """Feed an `ArrayDataset` from the device's memory.
+
+    Args:
+        dataset: held whole; moved to the device once.
+        batch_size: samples a batch; the last may be smaller.
+        seed: of the run.
+        shuffle: whether epoch n comes in the order permutation(seed, "order", n).
+        device: where batches are made.
+        transform: (inputs, targets, step) -> (inputs, targets), with step = number · len(self) + position.
+        drop_last: whether a smaller last batch is left out.
+        limit_batches: batches an epoch at most.
+        channels_last: whether pictures (B, C, H, W) come in the memory format (B, H, W, C).
+
+    Attributes:
+        num_samples: samples used an epoch. batch_size: as given.
+    """
+
+    def __init__(
+        self,
+        dataset: ArrayDataset,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = False,
+        device: torch.device | str = "cpu",
+        transform: Callable[..., Any] | None = None,
+        drop_last: bool = False,
+        limit_batches: int | None = None,
+        channels_last: bool = False,
+    ) -> None:
+        if not isinstance(dataset, ArrayDataset):
+            raise ConfigError(
+                f"data.loader=memory needs data held as two arrays, {type(dataset).__name__} gives samples."
+                " data.loader=workers"
+            )
+        self.device = torch.device(device)
+        self._inputs = dataset.inputs.to(self.device)
+        self._targets = dataset.targets.to(self.device)
+        self._order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
+        self._transform = transform
+        self._channels_last = channels_last
+        self.num_samples = self._order.num_samples
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches (inputs, targets) of epoch `number` from batch `start` on; what is before costs nothing."""
+        order = self._order.of(number).to(self.device)
+        for position in range(start, len(self)):
+            indices = order[self._order.bounds(position)]
+            pair = rows(self._inputs, indices), rows(self._targets, indices)
+            yield finish(pair, self._transform, number * len(self) + position, self._channels_last)
+
+
+class Order:
+    """The order of an epoch's samples, and its cutting into batches: a function of (seed, epoch, position)."""
+
+    def __init__(
+        self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, limit_batches: int | None
+    ) -> None:
+        count = length // batch_size if drop_last else -(-length // batch_size)
+        if count == 0:
+            raise ConfigError(
+                f"no batch of {batch_size:,} can be made of {length:,} samples."
+                f" data.drop_last=false or data.batch_size={length}"
+            )
+        self._count = count if limit_batches is None else min(count, limit_batches)
+        self._length, self._batch_size, self._seed, self._shuffle = length, batch_size, seed, shuffle
+        self.num_samples = min(self._count * batch_size, length)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def of(self, number: int) -> Tensor:
+        """Return the indices of epoch `number`, (N,), on the host."""
+        if self._shuffle:
+            return randomness.permutation(self._length, self._seed, "order", number)
+        return torch.arange(self._length)
+
+    def bounds(self, position: int) -> slice:
+        """Return where batch `position` lies in the order."""
+        return slice(position * self._batch_size, min((position + 1) * self._batch_size, self._length))
+
+
+def finish(batch: Any, transform: Callable[..., Any] | None, step: int, channels_last: bool) -> Any:
+    """Return a batch on its device as the model sees it: in the memory format asked for, and transformed.
+
+    The format is changed first, while pictures are uint8 and four times smaller.
+    """
+    if isinstance(batch, Tensor):
+        return finish((batch, None), transform, step, channels_last)[0]
+    if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+        return batch
+    inputs, targets = batch
+    inputs = _formatted(inputs, channels_last)
+    if transform is not None:
+        inputs, targets = transform(inputs, targets, step)
+        inputs = _formatted(inputs, channels_last)
+    return inputs, targets
+
+
+def _formatted(inputs: Tensor, channels_last: bool) -> Tensor:
+    if inputs.dim() != 4:
+        return inputs
+    return inputs.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def fits(dataset: Dataset[Any], device: torch.device) -> tuple[bool, str]:
+    """Return whether a data set can be held whole on the device, and the reason."""
+    if not isinstance(dataset, ArrayDataset):
+        return False, f"{type(dataset).__name__} gives samples one by one"
+    needed = dataset.inputs.nbytes + dataset.targets.nbytes
+    amount = f"{needed / 2**20:,.0f} MiB" if needed >= 2**20 else f"{needed / 2**10:,.0f} KiB"
+    if device.type == "cpu":
+        return True, f"{amount}, as it lies"
+    free = _free_memory(device)
+    if needed <= _SHARE * free:
+        return True, f"{amount}, fits {device}"
+    return False, f"{amount} is more than {_SHARE:.0%} of the {free / 2**20:,.0f} MiB free on {device}"
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # MPS shares the host's memory

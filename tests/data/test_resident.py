@@ -1,0 +1,85 @@
+"""The resident loader keeps its promises: every sample once, any position, and nothing held but data and batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dlwp import randomness
+from dlwp.data import resident
+from dlwp.data.datasets import ArrayDataset
+from dlwp.data.resident import ResidentLoader
+from dlwp.errors import ConfigError
+
+
+def numbered(count: int) -> ArrayDataset:
+    return ArrayDataset(torch.arange(float(count)).view(-1, 1), torch.arange(count))
+
+
+def order_of(loader: ResidentLoader, number: int = 0, start: int = 0) -> list[int]:
+    return [index for _, targets in loader.epoch(number, start) for index in targets.tolist()]
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 1), (7, 3), (8, 4), (5, 64)])
+def test_an_epoch_has_every_sample_once(count: int, batch_size: int) -> None:
+    loader = ResidentLoader(numbered(count), batch_size, shuffle=True, seed=2)
+    assert sorted(order_of(loader)) == list(range(count))
+    assert len(loader) == -(-count // batch_size)
+    assert loader.num_samples == count
+
+
+def test_the_order_is_the_permutation_of_seed_and_epoch() -> None:
+    loader = ResidentLoader(numbered(50), 8, shuffle=True, seed=2)
+    assert order_of(loader, 3) == randomness.permutation(50, 2, "order", 3).tolist()
+    assert order_of(loader, 3) != order_of(loader, 4)
+    assert order_of(ResidentLoader(numbered(50), 8)) == list(range(50))
+
+
+def test_a_sought_position_gives_the_rest_of_the_epoch_with_its_steps() -> None:
+    steps: list[int] = []
+
+    def transform(inputs: torch.Tensor, targets: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        steps.append(step)
+        return inputs, targets
+
+    loader = ResidentLoader(numbered(23), 4, shuffle=True, transform=transform)
+    assert order_of(loader, 2)[12:] == order_of(loader, 2, start=3)
+    assert steps == [12, 13, 14, 15, 16, 17, 15, 16, 17]
+
+
+def test_drop_last_and_limit_batches_shorten_the_epoch() -> None:
+    assert ResidentLoader(numbered(23), 4, drop_last=True).num_samples == 20
+    limited = ResidentLoader(numbered(23), 4, limit_batches=2)
+    assert (len(limited), limited.num_samples, order_of(limited)) == (2, 8, list(range(8)))
+    with pytest.raises(ConfigError, match="no batch of 64 can be made of 23 samples"):
+        ResidentLoader(numbered(23), 64, drop_last=True)
+
+
+@pytest.mark.parametrize("held", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_the_memory_format_is_the_one_asked_for(held: torch.memory_format, channels_last: bool) -> None:
+    pictures = torch.randint(0, 256, (9, 3, 4, 5), dtype=torch.uint8)
+    data = ArrayDataset(pictures.contiguous(memory_format=held), torch.arange(9))
+    batches = list(ResidentLoader(data, 4, channels_last=channels_last).epoch())
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), pictures)
+    wanted = torch.channels_last if channels_last else torch.contiguous_format
+    assert all(inputs.is_contiguous(memory_format=wanted) for inputs, _ in batches)
+
+
+def test_the_data_is_not_copied() -> None:
+    data = ArrayDataset(torch.zeros(100, 3, 8, 8, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64))
+    loader = ResidentLoader(data, 10, channels_last=True)
+    next(loader.epoch())
+    held = [value for value in vars(loader).values() if isinstance(value, torch.Tensor)]
+    assert {value.data_ptr() for value in held} == {data.inputs.data_ptr(), data.targets.data_ptr()}
+
+
+def test_samples_without_arrays_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"data.loader=memory needs data held as two arrays, list gives samples"):
+        ResidentLoader([1, 2], 1)  # type: ignore[arg-type]
+    assert resident.fits([1, 2], torch.device("cpu")) == (False, "list gives samples one by one")  # type: ignore[arg-type]
+
+
+def test_arrays_fit_the_host() -> None:
+    data = ArrayDataset(torch.zeros(1024, 1024, dtype=torch.uint8), torch.zeros(1024, dtype=torch.int64))
+    assert resident.fits(data, torch.device("cpu")) == (True, "1 MiB, as it lies")

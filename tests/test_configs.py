@@ -1,0 +1,149 @@
+"""Hold what every shipped YAML file promises: it says what it is, explains each key, composes, and takes a step.
+
+The files are found, not listed: a new one is tested by being there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import dlwp
+from dlwp import settings
+from dlwp.config.compose import compose
+from dlwp.errors import DataError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+FILES = sorted(CONFIGS.rglob("*.yaml"))
+OPTIONS = [f"{path.parent.name}={path.stem}" for path in FILES if path.parent != CONFIGS]
+EXPLAINED_BY_THEMSELVES = {"_target_", "defaults"}
+
+SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_test=16", "data.val_fraction=0.25"]
+SMALL = ["trainer.max_steps=1", "trainer.limit_batches=1", "data.batch_size=8", "trainer.progress=false"]
+SMALL += ["logger.plots=false", "logger.tensorboard=false"]
+CLASS_CRITERIA = {"cross_entropy", "nll"}
+"""Criteria whose targets are class indices; the targets of all others are numbers like the outputs."""
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def keys_of(node: yaml.Node, section: str = "") -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
+    """Walk through the keys of a YAML file that need an explanation, with the nodes of key and value."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value not in EXPLAINED_BY_THEMSELVES:
+                yield section + key.value, key, value
+                yield from keys_of(value, f"{section}{key.value}.")
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_a_config_opens_with_one_sentence_and_a_command(path: Path) -> None:
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("# @package")]
+    assert re.fullmatch(r"# \S.*\bdlwp-\w+.*", lines[0]), "the first line is a sentence and a command that runs"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_the_command_that_a_config_opens_with_composes(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    command = re.search(r"dlwp-train([^`\n)]*)", text)
+    assert command, "no dlwp-train command"
+    words = command[1].split()
+    compose([word for word in words if not word.startswith("-") and not word.startswith("resume=")])
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_every_key_is_explained_in_a_comment_of_one_line(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    silent = []
+    for name, key, value in keys_of(yaml.compose(text)):
+        end = (
+            value.end_mark
+            if isinstance(value, yaml.ScalarNode) or getattr(value, "flow_style", False)
+            else key.end_mark
+        )
+        behind = lines[end.line][end.column :]
+        above = lines[key.start_mark.line - 1].strip() if key.start_mark.line > 1 else ""
+        if not re.search(r"(^|\s)# ?\S", behind) and not above.startswith("# "):
+            silent.append(name)
+    assert silent == []
+
+
+@pytest.mark.parametrize("option", [option for option in OPTIONS if option.split("=")[0] != "experiment"])
+def test_every_choice_composes_and_is_what_was_chosen(option: str) -> None:
+    group, _, name = option.partition("=")
+    config = compose([option])
+    assert config.choices[group] == name
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES if path.parent.name == "experiment"])
+def test_every_experiment_composes(name: str) -> None:
+    assert compose([f"experiment={name}"]).choices["experiment"] == name
+
+
+@pytest.mark.parametrize(
+    ("file", "section", "schema"),
+    [
+        ("train.yaml", "", settings.CommandSettings),
+        ("trainer/default.yaml", "trainer.", settings.TrainerSettings),
+        ("logger/default.yaml", "logger.", settings.LoggerSettings),
+    ],
+)
+def test_the_yaml_files_name_every_key_of_the_schema_with_the_same_default(
+    file: str, section: str, schema: Any
+) -> None:
+    written = yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8"))
+    del written["defaults"]
+    defaults = dataclasses.asdict(schema())
+    expected = {key: value for key, value in defaults.items() if section or key not in settings.GROUPS}
+    assert written == expected
+
+
+def first_step(*words: str) -> dlwp.Run:
+    """Train for one step of a small batch, and hold that it was taken."""
+    run = dlwp.train(*words)
+    assert run.exit in ("done", "early_stopped") and run.exit_code == 0
+    assert run.summary["step"] >= 1
+    return run
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "model").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_model_takes_a_step(path: Path) -> None:
+    first_step(f"model={path.stem}", *SYNTHETIC, *SMALL)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "criterion").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_criterion_takes_a_step(path: Path) -> None:
+    task = [] if path.stem in CLASS_CRITERIA else ["data.num_classes=0", "metrics=regression"]
+    first_step("model=linear", *SYNTHETIC, f"criterion={path.stem}", *task, *SMALL)
+
+
+@pytest.mark.parametrize("group", ["optimizer", "scheduler", "metrics", "logger", "callbacks", "trainer"])
+def test_every_choice_of_a_group_takes_a_step(group: str) -> None:
+    for path in sorted((CONFIGS / group).glob("*.yaml")):
+        task = ["data.num_classes=0", "criterion=mse"] if (group, path.stem) == ("metrics", "regression") else []
+        first_step("model=mlp", *SYNTHETIC, f"{group}={path.stem}", *task, *SMALL)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_takes_a_step(path: Path) -> None:
+    first_step("model=mlp", *SYNTHETIC, f"experiment={path.stem}", "data.batch_size=8", "trainer.progress=false")
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
+    words = ["data.download=false"] if "download" in yaml.safe_load(path.read_text(encoding="utf-8")) else []
+    try:
+        first_step("model=linear", f"data={path.stem}", *words, *SMALL)
+    except DataError as missing:
+        if not words:  # a set that is never downloaded is always there
+            raise
+        pytest.skip(f"needs the real data {path.stem!r}: {missing}")

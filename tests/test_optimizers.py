@@ -1,0 +1,153 @@
+"""Groups, first rates and Muon promise what their docstrings say."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dlwp.errors import ConfigError
+from dlwp.models.cnn import CNN
+from dlwp.models.mlp import MLP
+from dlwp.models.resnet import ResNet
+from dlwp.models.vit import ViT
+from dlwp.optimizers import Muon, default_lr, orthogonalised, parameter_groups
+
+
+def _names(model: nn.Module, group: dict[str, Any]) -> set[str]:
+    return {name for name, value in model.named_parameters() if any(value is other for other in group["params"])}
+
+
+def test_norms_and_biases_do_not_decay_where_that_is_asked() -> None:
+    model = ResNet()
+    decayed, exempt = parameter_groups(model, 5e-4, False)
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (5e-4, 0.0)
+    assert _names(model, decayed) == {name for name, value in model.named_parameters() if value.ndim > 1}
+    assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters()))
+
+
+def test_a_norm_of_several_axes_does_not_decay() -> None:
+    model = nn.Sequential(nn.LayerNorm([3, 8]), nn.Flatten(), nn.Linear(24, 2))
+    decayed, exempt = parameter_groups(model, 0.1, False)
+    assert _names(model, decayed) == {"2.weight"}
+    assert _names(model, exempt) == {"0.weight", "0.bias", "2.bias"}
+
+
+def test_one_group_alone_where_all_decays() -> None:
+    (group,) = parameter_groups(ResNet(), 5e-4, True)
+    assert list(group) == ["params", "weight_decay"]
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = CNN()
+    model.stages.requires_grad_(False)
+    assert sum(len(group["params"]) for group in parameter_groups(model, 0.1, False)) == 2
+
+
+def test_hidden_weights_are_the_filters_and_matrices_before_the_last_layer() -> None:
+    model = ViT(8, 1, 3, width=8, depth=1, num_heads=2, mlp_width=8, pool="class", positions="learned")
+    groups = parameter_groups(model, 0.1, False, hidden_apart=True)
+    (hidden,) = (group for group in groups if group["hidden"])
+    attention = {f"blocks.0.attention.{name}.weight" for name in ("queries", "keys", "values", "out")}
+    assert _names(model, hidden) == {"embed.weight", "blocks.0.mlp.0.weight", "blocks.0.mlp.2.weight"} | attention
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "batch_size", "rate", "reason"),
+    [
+        ("SGD", ResNet(), 128, 0.4, "0.4 a batch of 128, with batch norm"),
+        ("SGD", ResNet(), 512, 1.6, "0.4 a batch of 128, with batch norm"),
+        ("SGD", MLP(4, 2), 64, 0.025, "0.05 a batch of 128, without batch norm"),
+        ("AdamW", MLP(4, 2), 128, 3e-3, "0.003 a batch of 128, growing with its root, without layer norm"),
+        ("Adam", ViT(8, 1, 3), 512, 2e-3, "0.001 a batch of 128, growing with its root, with layer norm"),
+        ("Adagrad", MLP(4, 2), 64, 0.01, "the default of torch.optim.Adagrad"),
+    ],
+)
+def test_first_rates_and_their_reasons(name: str, model: nn.Module, batch_size: int, rate: float, reason: str) -> None:
+    assert default_lr(name, model, batch_size) == (rate, reason)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "RMSprop", "Muon"])
+def test_rates_of_optimizers_that_normalise_grow_with_the_root_of_the_batch(name: str) -> None:
+    small, large = default_lr(name, MLP(4, 2), 32)[0], default_lr(name, MLP(4, 2), 128)[0]
+    assert large == pytest.approx(2 * small)
+
+
+def test_an_optimizer_of_which_nothing_is_known_needs_a_rate() -> None:
+    with pytest.raises(ConfigError, match=r"knows no rate for Mine. optimizer.lr=0.001"):
+        default_lr("Mine", MLP(4, 2), 32)
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (16, 16)])
+def test_orthogonalised_keeps_singular_vectors_and_levels_singular_values(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    values = torch.linspace(0.1, 1, len(v))
+    found = u.T @ orthogonalised(u @ values.diag() @ v) @ v.T
+    levels = found.diagonal()
+    assert float(levels.min()) > 0.6 and float(levels.max()) < 1.3  # the band of the paper's coefficients
+    torch.testing.assert_close(found, levels.diag(), rtol=0, atol=1e-5)
+
+
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> float:
+    generator = torch.Generator().manual_seed(1)
+    inputs, targets = torch.randn(64, 1, 8, 8, generator=generator), torch.arange(64) % 10
+    loss = torch.zeros(())
+    for _ in range(steps):
+        loss = nn.functional.cross_entropy(model(inputs), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
+
+
+def test_muon_on_parameters_that_are_not_hidden_equals_adamw() -> None:
+    torch.manual_seed(0)
+    model = MLP(64, 10, hidden=[])  # one layer, the last
+    other = copy.deepcopy(model)
+    ours = Muon(parameter_groups(model, 0.1, False, hidden_apart=True), lr=0.02, adamw_lr_scale=0.1)
+    theirs = torch.optim.AdamW(parameter_groups(other, 0.1, False), lr=0.002, betas=(0.9, 0.95))
+    assert _train(model, ours, 5) == _train(other, theirs, 5)
+
+
+def test_muon_step_of_filters_is_orthogonal_times_the_rate() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 10))
+    optimizer = Muon(parameter_groups(model, 0.0, False, hidden_apart=True), lr=0.1)
+    filters = model[0].weight
+    before = filters.detach().clone()
+    model(torch.randn(8, 2, 8, 8)).square().mean().backward()
+    optimizer.step()
+    levels = torch.linalg.svdvals((filters.detach() - before).flatten(1))
+    assert float(levels.min()) > 0.05 and float(levels.max()) < 0.13
+
+
+def test_muon_learns() -> None:
+    torch.manual_seed(0)
+    model = CNN(1, 10)
+    assert _train(model, Muon(parameter_groups(model, 0.0, False, hidden_apart=True)), 30) < 0.1
+
+
+def test_muon_goes_on_from_its_saved_state() -> None:
+    torch.manual_seed(0)
+    model = CNN(1, 10, channels=[4, 8])
+    optimizer = Muon(parameter_groups(model, 0.1, False, hidden_apart=True))
+    _train(model, optimizer, 3)
+    other = copy.deepcopy(model)
+    resumed = Muon(parameter_groups(other, 0.1, False, hidden_apart=True))
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert _train(model, optimizer, 3) == _train(other, resumed, 3)
+    for mine, theirs in zip(model.parameters(), other.parameters()):
+        assert torch.equal(mine, theirs)
+
+
+def test_muon_splits_plain_parameters_by_shape() -> None:
+    optimizer = Muon(MLP(4, 2, hidden=[3]).parameters())
+    assert [(group["hidden"], len(group["params"])) for group in optimizer.param_groups] == [(True, 2), (False, 2)]
+
+
+@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("momentum", 1.0), ("weight_decay", -1.0)])
+def test_muon_refuses_values_out_of_range(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"optimizer.{key} of muon is out of its range"):
+        Muon(MLP(4, 2).parameters(), **{key: value})
