@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,31 @@ FILES = sorted(CONFIGS.rglob("*.yaml"))
 OPTIONS = [f"{path.parent.name}={path.stem}" for path in FILES if path.parent != CONFIGS]
 EXPLAINED_BY_THEMSELVES = {"_target_", "defaults"}
 
-SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_test=16", "data.val_fraction=0.25"]
+SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_test=16"]
 SMALL = ["trainer.max_steps=1", "trainer.limit_batches=1", "data.batch_size=8", "trainer.progress=false"]
 SMALL += ["logger.plots=false", "logger.tensorboard=false"]
 CLASS_CRITERIA = {"cross_entropy", "nll"}
-"""Criteria whose targets are class indices; the targets of all others are numbers like the outputs."""
+"""Criteria whose targets are class indices; to all others the targets below are possible."""
+PROBABILITIES = """
+import torch
+
+class Probabilities(torch.utils.data.TensorDataset):
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        super().__init__(torch.rand(64, 5, generator=generator), torch.rand(64, 3, generator=generator).softmax(1))
+"""
+NUMBERS = ["data=dataset", "data._target_=probabilities.Probabilities", "metrics=regression", "criterion=mse"]
+
+
+@pytest.fixture(autouse=True)
+def own_dataset(own_place: Path) -> None:
+    """Put a plain Dataset of numbers into the working directory, as a user does."""
+    (own_place / "probabilities.py").write_text(PROBABILITIES, encoding="utf-8")
+
+
+def needed_words(path: Path) -> list[str]:
+    """Return the words that give a data config what it cannot know."""
+    return NUMBERS[1:] if "???" in path.read_text(encoding="utf-8") else []
 
 
 def name_of(path: Path) -> str:
@@ -36,7 +57,7 @@ def name_of(path: Path) -> str:
 
 
 def keys_of(node: yaml.Node, section: str = "") -> Iterator[tuple[str, yaml.Node, yaml.Node]]:
-    """Walk through the keys of a YAML file that need an explanation, with the nodes of key and value."""
+    """Walk through the keys of a YAML file, with the nodes of key and value."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             if key.value not in EXPLAINED_BY_THEMSELVES:
@@ -52,11 +73,9 @@ def test_a_config_opens_with_one_sentence_and_a_command(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_the_command_that_a_config_opens_with_composes(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    command = re.search(r"dlwp-train([^`\n)]*)", text)
+    command = re.search(r"dlwp-train(.*)", path.read_text(encoding="utf-8"))
     assert command, "no dlwp-train command"
-    words = command[1].split()
-    compose([word for word in words if not word.startswith("-") and not word.startswith("resume=")])
+    compose([word for word in shlex.split(command[1]) if not word.startswith("-")])
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -65,11 +84,10 @@ def test_every_key_is_explained_in_a_comment_of_one_line(path: Path) -> None:
     lines = text.splitlines()
     silent = []
     for name, key, value in keys_of(yaml.compose(text)):
-        end = (
-            value.end_mark
-            if isinstance(value, yaml.ScalarNode) or getattr(value, "flow_style", False)
-            else key.end_mark
-        )
+        if path.parent.name == "experiment" and isinstance(value, yaml.MappingNode):
+            continue  # the name of a group, or of a callback, which says itself what it is
+        on_one_line = isinstance(value, yaml.ScalarNode) or value.flow_style
+        end = value.end_mark if on_one_line else key.end_mark
         behind = lines[end.line][end.column :]
         above = lines[key.start_mark.line - 1].strip() if key.start_mark.line > 1 else ""
         if not re.search(r"(^|\s)# ?\S", behind) and not above.startswith("# "):
@@ -80,7 +98,7 @@ def test_every_key_is_explained_in_a_comment_of_one_line(path: Path) -> None:
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.split("=")[0] != "experiment"])
 def test_every_choice_composes_and_is_what_was_chosen(option: str) -> None:
     group, _, name = option.partition("=")
-    config = compose([option])
+    config = compose([option, *needed_words(CONFIGS / group / f"{name}.yaml")])
     assert config.choices[group] == name
 
 
@@ -110,7 +128,7 @@ def test_the_yaml_files_name_every_key_of_the_schema_with_the_same_default(
 def first_step(*words: str) -> dlwp.Run:
     """Train for one step of a small batch, and hold that it was taken."""
     run = dlwp.train(*words)
-    assert run.exit in ("done", "early_stopped") and run.exit_code == 0
+    assert run.exit != "failed" and run.exit_code == 0
     assert run.summary["step"] >= 1
     return run
 
@@ -122,15 +140,15 @@ def test_every_model_takes_a_step(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "criterion").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_criterion_takes_a_step(path: Path) -> None:
-    task = [] if path.stem in CLASS_CRITERIA else ["data.num_classes=0", "metrics=regression"]
-    first_step("model=linear", *SYNTHETIC, f"criterion={path.stem}", *task, *SMALL)
+    data = SYNTHETIC if path.stem in CLASS_CRITERIA else NUMBERS[:-1]
+    first_step("model=linear", *data, f"criterion={path.stem}", *SMALL)
 
 
 @pytest.mark.parametrize("group", ["optimizer", "scheduler", "metrics", "logger", "callbacks", "trainer"])
 def test_every_choice_of_a_group_takes_a_step(group: str) -> None:
     for path in sorted((CONFIGS / group).glob("*.yaml")):
-        task = ["data.num_classes=0", "criterion=mse"] if (group, path.stem) == ("metrics", "regression") else []
-        first_step("model=mlp", *SYNTHETIC, f"{group}={path.stem}", *task, *SMALL)
+        data = NUMBERS if path.stem == "regression" else [*SYNTHETIC, f"{group}={path.stem}"]
+        first_step("model=mlp", *data, *SMALL)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -140,10 +158,11 @@ def test_every_experiment_takes_a_step(path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
-    words = ["data.download=false"] if "download" in yaml.safe_load(path.read_text(encoding="utf-8")) else []
+    text = path.read_text(encoding="utf-8")
+    words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)
     try:
         first_step("model=linear", f"data={path.stem}", *words, *SMALL)
     except DataError as missing:
-        if not words:  # a set that is never downloaded is always there
+        if "data.download=false" not in words:
             raise
         pytest.skip(f"needs the real data {path.stem!r}: {missing}")

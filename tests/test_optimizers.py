@@ -123,6 +123,17 @@ def test_muon_step_of_filters_is_orthogonal_times_the_rate() -> None:
     assert float(levels.min()) > 0.05 and float(levels.max()) < 0.13
 
 
+def test_muon_keeps_part_of_the_last_gradients() -> None:
+    model = MLP(4, 2, hidden=[6], activation="tanh")
+    optimizer = Muon(parameter_groups(model, 0.0, False, hidden_apart=True), momentum=0.5)
+    weight = model.layers[0].weight
+    for gradient in (1.0, 2.0):
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        optimizer.step()
+    torch.testing.assert_close(optimizer.state[weight]["momentum_buffer"], torch.full((6, 4), 0.5 * 0.5 + 0.5 * 2))
+
+
 def test_muon_learns() -> None:
     torch.manual_seed(0)
     model = CNN(1, 10)
@@ -137,7 +148,10 @@ def test_muon_goes_on_from_its_saved_state() -> None:
     other = copy.deepcopy(model)
     resumed = Muon(parameter_groups(other, 0.1, False, hidden_apart=True))
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    assert _train(model, optimizer, 3) == _train(other, resumed, 3)
+    fresh = copy.deepcopy(model)
+    losses = [_train(model, optimizer, 3), _train(other, resumed, 3)]
+    losses.append(_train(fresh, Muon(parameter_groups(fresh, 0.1, False, hidden_apart=True)), 3))
+    assert losses[0] == losses[1] != losses[2]
     for mine, theirs in zip(model.parameters(), other.parameters()):
         assert torch.equal(mine, theirs)
 

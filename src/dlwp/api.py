@@ -166,8 +166,8 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
 
     files.write_atomic(run.config, config_text)
     note_own(run.path, config_text)
-    words = "".join(f"- {json.dumps(word)}\n" for word in config.words)
-    files.write_atomic(run.overrides, words or "[]\n")
+    if config.resume is None:
+        files.write_atomic(run.overrides, "".join(f"- {json.dumps(word)}\n" for word in config.words) or "[]\n")
     decided = {one.key: {"value": one.value, "reason": one.reason} for one in parts.decisions}
     facts = environment.collect(
         device=devices.describe(parts.device), threads=torch.get_num_threads(),

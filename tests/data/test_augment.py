@@ -1,4 +1,4 @@
-"""The batch transform keeps its promises: exact scaling, draws that are a function of (seed, step), named operations."""
+"""The batch transform keeps its promises: exact scaling, draws by (seed, step), operations by name."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_a_large_set_is_not_read_whole_to_count_its_classes() -> None:
         asked.append(index)
         return torch.zeros(1), index % 5
 
-    with pytest.raises(ConfigError, match="number of classes of MyData is not known.*data.classes=NUMBER"):
+    with pytest.raises(ConfigError, match=r"number of classes of MyData is not known.*data.classes=NUMBER"):
         facts_of(MyData(make, 100_000))
     facts = facts_of(MyData(make, 100_000, targets=[index % 5 for index in range(100_000)]))
     assert (facts.num_classes, facts.sources["num_classes"]) == (5, "largest label, from MyData.targets")
@@ -77,7 +77,9 @@ def test_reading_samples_leaves_the_generators_as_they_were() -> None:
 
 
 def test_numbers_to_predict_become_columns_of_floats() -> None:
-    splits = Splits(ArrayDataset(torch.zeros(4, 2), torch.arange(4)), test=ArrayDataset(torch.zeros(1, 2), torch.ones(1)))
+    splits = Splits(
+        ArrayDataset(torch.zeros(4, 2), torch.arange(4)), test=ArrayDataset(torch.zeros(1, 2), torch.ones(1))
+    )
     find_facts(splits, task="regression")
     assert splits.facts.target_shape == (1,)
     for dataset in splits.present().values():
@@ -134,7 +136,9 @@ def test_a_key_that_does_not_fit_is_refused(keys: dict[str, Any], words: str) ->
 
 def test_a_label_out_of_range_names_split_and_sample() -> None:
     train = ArrayDataset(torch.zeros(4, 1), torch.tensor([0, 1, 2, 1]))
-    with pytest.raises(DataError, match=r"label 2 in train \(sample 2\) but there are 2 classes \(0–1\). data.classes=3"):
+    with pytest.raises(
+        DataError, match=r"label 2 in train \(sample 2\) but there are 2 classes \(0–1\). data.classes=3"
+    ):
         facts_of(train, classes=2)
     splits = Splits(train, test=ArrayDataset(torch.zeros(2, 1), torch.tensor([0, -1])))
     with pytest.raises(DataError, match=r"label -1 in test \(sample 1\) .* Labels count from 0"):

@@ -1,4 +1,4 @@
-"""The streaming loader keeps its promises: equal to the resident one, whatever the workers; faults are told by sample."""
+"""The streaming loader keeps its promises: the resident one's batches for any workers; faults told by sample."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_an_error_in_the_users_own_code_keeps_its_kind(workers: int) -> None:
 
 
 def test_a_killed_worker_is_told_with_its_sample() -> None:
-    with pytest.raises(RunError, match=r"data worker 0 was killed \(Killed\) at sample 7.*data.num_workers=0"):
+    with pytest.raises(RunError, match=r"data worker 0 was killed \(signal 9\) at sample 7.*data.num_workers=0"):
         tensors(StreamingLoader(Faulty("kill"), 3, num_workers=1).epoch())
 
 

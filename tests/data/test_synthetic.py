@@ -40,5 +40,5 @@ def test_no_classes_make_a_regression_that_is_linear() -> None:
 
 
 def test_an_impossible_shape_is_refused() -> None:
-    with pytest.raises(ConfigError, match="data.shape of numbers >= 1"):
+    with pytest.raises(ConfigError, match=r"data\.shape of numbers >= 1"):
         synthetic([3, 0, 4])

@@ -33,6 +33,14 @@ def test_fits_eight_pictures_exactly() -> None:
     assert float(loss.detach()) < 0.01
 
 
+def test_every_parameter_and_every_pixel_has_a_part_in_the_outputs() -> None:
+    torch.manual_seed(0)
+    model, pictures = CNN(1, 3), torch.randn(4, 1, 8, 8, requires_grad=True)
+    model(pictures).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in model.parameters())
+    assert pictures.grad is not None and (pictures.grad != 0).float().mean() > 0.9
+
+
 def test_stages_follow_the_channels() -> None:
     assert len(CNN(1, 2, channels=[4, 8]).stages) == 2
     with pytest.raises(ConfigError, match="channels"):

@@ -84,7 +84,7 @@ def test_a_terminal_shows_bars_for_training_and_evaluation_that_leave_no_trace(
     stream = Terminal()
     make_trainer([Console(stream=stream, clock=fast_clock())]).fit(*batches)
     text = stream.getvalue()
-    assert re.search(r"\repoch 2/3 +\d+%.* \d/7 loss [\d.]+  accuracy [\d.]+%  [\d,.]+/s  left", text)
+    assert re.search(r"\repoch 2/3 +\d+%.* \d/7  loss [\d.]+  accuracy [\d.]+%  [\d,.]+/s  left", text)
     assert re.search(r"\rval +\d+%.* \d\d/97", text)
     assert [EPOCH_LINE.fullmatch(line) is not None for line in shown(text)][:3] == [True] * 3
 

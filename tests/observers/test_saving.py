@@ -1,4 +1,4 @@
-"""What `Saving` promises: at any moment a complete checkpoint is named, none too many are kept, a full disk is survived."""
+"""What `Saving` promises: a complete checkpoint is named at any moment, few are kept, a full disk is survived."""
 
 from __future__ import annotations
 
@@ -241,7 +241,7 @@ def test_three_failed_saves_in_a_row_end_the_run(
 
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", refuse)
-        with pytest.raises(RunError, match="step 6 not saved.*3 saves in a row"):
+        with pytest.raises(RunError, match=r"step 6 not saved.*3 saves in a row"):
             trainer.fit(*batches)
     assert len(trainer.warnings) == 2
 

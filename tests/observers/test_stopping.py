@@ -1,4 +1,4 @@
-"""What the reasons to stop promise: patience survives a cut, a signal saves and leaves, a second Ctrl-C leaves at once."""
+"""What the reasons to stop promise: patience survives a cut, a signal saves, a second Ctrl-C leaves at once."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_patience_survives_a_cut(make_trainer: Any) -> None:
 def test_patience_looks_at_the_monitored_split_alone_and_names_what_is_measured(make_trainer: Any) -> None:
     patience, trainer = Patience(1), make_trainer([], monitor="val/acuracy", monitor_mode="max")
     assert patience.on_evaluation(evaluated(trainer, 0.1, "test")) is None
-    with pytest.raises(ConfigError, match="'val/acuracy' is not measured. Did you mean 'val/accuracy'"):
+    with pytest.raises(ConfigError, match=r"'val/acuracy' is not measured. Did you mean 'val/accuracy'"):
         patience.on_evaluation(evaluated(trainer, 0.1))
 
 

@@ -9,6 +9,7 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from dlwp.errors import ConfigError
 
@@ -35,6 +36,7 @@ def show_runs(words: list[str]) -> None:
     )
     parser.add_argument("folders", nargs="*", default=["outputs"], help="folders with runs at any depth (outputs)")
     parser.add_argument("--format", choices=["text", "csv", "md"], default="text", help="form of the table (text)")
+    parser.error = _refuse  # type: ignore[method-assign]
     found = parser.parse_args(words)
     folders = [Path(text) for text in found.folders]
     for folder in folders:
@@ -48,6 +50,10 @@ def show_runs(words: list[str]) -> None:
         print(table.render(rows, width))
     else:
         print(table.csv_text(rows) if found.format == "csv" else table.markdown(rows), end="")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}. All options: dlwp-runs --help")
 
 
 def main() -> int:

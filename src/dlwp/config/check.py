@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from dlwp import settings
@@ -229,7 +230,8 @@ def no_option(group: str, option: str, catalog: Catalog) -> str:
         )
     hint = did_you_mean(option, options)
     if not hint and option != "null":
-        near = [f"{other}={name}" for other in catalog.groups() for name in nearest(option, catalog.options(other), 1)]
+        named = {name: f"{other}={name}" for other in catalog.groups() for name in catalog.options(other)}
+        near = [named[name] for name in get_close_matches(option, named, n=1, cutoff=0.8)]  # in other groups: closer
         hint = f" Did you mean {near[0]}?" if near else ""
     return f"no {group} '{option}'.{hint} Options: {_options(catalog, group)}"
 

@@ -9,6 +9,7 @@ import copy
 import math
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ class Config:
         stored: the same with `${oc.env:...}` left unresolved, so that no secret lands on disk.
         choices: group -> chosen option, None where the section has none.
         words: the settings as typed.
+        typed: the words that lead here from dlwp's own files: of a replay, those of the first run and the new ones.
         resume: the run folder or checkpoint that `resume=` names; the values came from its config.yaml and the words.
         warnings: sentences on settings that are allowed and doubtful.
     """
@@ -56,6 +58,7 @@ class Config:
     stored: dict[str, Any]
     choices: dict[str, str | None]
     words: list[str]
+    typed: list[str] = field(default_factory=list)
     resume: Path | None = None
     warnings: list[str] = field(default_factory=list)
 
@@ -75,7 +78,7 @@ class Config:
         chosen = " ".join(f"{group}={option}" for group, option in self.choices.items() if option)
         head = [
             "# A run of dlwp; to start it anew: dlwp-train --config-dir THIS_FOLDER --config-name config",
-            f"# typed: {' '.join(map(_quoted, self.words))}".rstrip(),
+            f"# typed: {shlex.join(self.typed)}".rstrip(),
             f"# chosen: {chosen}",
             f"defaults: [{', '.join(_REPLAY)}]",
         ]
@@ -100,7 +103,7 @@ def compose(words: Sequence[str], *, config_dir: Path | None = None, config_name
 class Origin:
     """What the head of a run's config.yaml says of how it was made."""
 
-    typed: str
+    typed: list[str]
     choices: dict[str, str]
 
     @classmethod
@@ -110,7 +113,7 @@ class Origin:
         said = dict(line[2:].split(": ", 1) for line in lines if re.match(r"# (typed|chosen): ", line))
         if "chosen" not in said:
             return None
-        return cls(said.get("typed", ""), dict(pair.split("=", 1) for pair in said["chosen"].split()))
+        return cls(shlex.split(said.get("typed", "")), dict(pair.split("=", 1) for pair in said["chosen"].split()))
 
 
 @dataclass(frozen=True)
@@ -158,7 +161,9 @@ def composed(
     parsed = check.parse(place.words, place.catalog, sweep=sweep)
     whole, own = _composed(place, [word for word in parsed if not word.several])
     choices = place.origin.choices if place.origin is not None else own["runtime"]["choices"]
-    return finish(whole, choices, words, place.catalog, place.resume), own
+    config = finish(whole, choices, words, place.catalog, place.resume)
+    config.typed = _overlaid(place.origin.typed if place.origin is not None else [], place.words)
+    return config, own
 
 
 def _composed(place: Place, words: Sequence[check.Word]) -> tuple[DictConfig, DictConfig]:
@@ -232,7 +237,7 @@ def finish(
     for section in schema.SECTIONS:
         stored[section] = values[section] | stored[section]
     _expand_home(values)
-    return Config(values, stored, own, list(words), resume, warnings)
+    return Config(values, stored, own, list(words), list(words), resume, warnings)
 
 
 def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None]:
@@ -265,11 +270,17 @@ def _refuse_groups(words: Sequence[str], origin: Origin, catalog: Catalog) -> No
         _, key, written = check.split(word)
         group = key.split("@")[0]
         if group in catalog.groups() and (written is None or not written.startswith("{")):
-            what = written if written else "NAME"
+            anew = _overlaid(origin.typed, [f"{group}={written or 'NAME'}"])
             raise ConfigError(
                 f"'{word}' cannot change in a replay; set single keys ({group}.KEY=VALUE) "
-                f"or start anew: {' '.join(['dlwp-train', *origin.typed.split(), f'{group}={what}'])}"
+                f"or start anew: {shlex.join(['dlwp-train', *anew])}"
             )
+
+
+def _overlaid(before: Sequence[str], words: Sequence[str]) -> list[str]:
+    """Return the words of a first run with those typed later in place of theirs."""
+    keys = {check.split(word)[1] for word in words}
+    return [word for word in before if check.split(word)[1] not in keys] + list(words)
 
 
 def _explained(error: BaseException, words: Sequence[check.Word], primary: str, catalog: Catalog) -> ConfigError:
@@ -362,9 +373,3 @@ def _expand_home(values: dict[str, Any]) -> None:
         holder = values.get(section) if section else values
         if isinstance(holder, dict) and isinstance(holder.get(key), str) and holder[key].startswith("~"):
             holder[key] = str(Path(holder[key]).expanduser())
-
-
-def _quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)

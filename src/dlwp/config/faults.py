@@ -40,7 +40,7 @@ def of_files(error: BaseException, primary: str, catalog: Catalog) -> ConfigErro
             cycle = _cycle(primary, catalog)
             return ConfigError(f"{' and '.join(cycle) or 'configs'} include each other (defaults)")
         if isinstance(found, MissingConfigException) and found.missing_cfg_file:
-            return _of_missing(found, text, catalog)
+            return _of_missing(found, catalog)
     named = re.search(r"In '([^']+)'", text)
     file = f"{shown(path)}: " if named and (path := catalog.find(named[1])) else ""
     nomatch = re.search(r"Could not override '([^']+)'", text)
@@ -50,10 +50,9 @@ def of_files(error: BaseException, primary: str, catalog: Catalog) -> ConfigErro
             f"{file}defaults: 'override {nomatch[1]}' matches nothing. "
             f"Write 'override /{group}: OPTION' (with the slash), below '# @package _global_'"
         )
-    inner = _chain(error)[-1]
-    if isinstance(inner, OmegaConfBaseException):
-        return _of_key(inner, file, catalog)
-    return ConfigError(f"{file}{one_line(inner)}")
+    chain = _chain(error)
+    inner = next((found for found in chain if isinstance(found, OmegaConfBaseException)), None)
+    return _of_key(inner, file, catalog) if inner is not None else ConfigError(f"{file}{one_line(chain[-1])}")
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -92,17 +91,24 @@ def _of_yaml(error: yaml.MarkedYAMLError) -> ConfigError:
     return ConfigError(f"{shown(path)}:{mark.line + 1}:{mark.column + 1}: {problem}", [line] if line.strip() else [])
 
 
-def _of_missing(error: MissingConfigException, text: str, catalog: Catalog) -> ConfigError:
+def _of_missing(error: MissingConfigException, catalog: Catalog) -> ConfigError:
     group, _, option = str(error.missing_cfg_file).rpartition("/")
-    where = re.search(r"In '([^']+)'", text)
-    path = catalog.find(where[1]) if where else None
-    file = f"{shown(path)}: " if path is not None and "/" in str(where and where[1]) else ""
     if group.split("/")[0] == "hydra":
         there = ", ".join(error.options or ())
         return ConfigError(f"no {group} '{option}'.{did_you_mean(option, error.options or ())} Options: {there}")
+    file = _naming(group, option, catalog)
     if group in catalog.groups():
         return ConfigError(f"{file}{check.no_option(group, option, catalog)}")
     return ConfigError(f"{file}no config '{error.missing_cfg_file}'.{did_you_mean(option, catalog.names())}")
+
+
+def _naming(group: str, option: str, catalog: Catalog) -> str:
+    """Return the file whose defaults name the option, for the front of a message; "" where none does."""
+    for folder in catalog.folders:
+        for path in sorted([*folder.glob("*.yaml"), *folder.glob("*/*.yaml")]):
+            if any((default.group, default.option) == (group, option) for default in read_page(path).defaults):
+                return f"{shown(path)}: "
+    return ""
 
 
 def _of_key(error: OmegaConfBaseException, file: str, catalog: Catalog) -> ConfigError:
@@ -200,14 +206,17 @@ def _exists(config: Any, key: str) -> bool:
 
 def of_references(config: DictConfig) -> list[str]:
     """Return the faults of values that must still be given, and of references that lead nowhere."""
-    missing = sorted(OmegaConf.missing_keys(config))
+    leaves = list(_leaves(config))
+    missing = sorted(name for holder, key, name in leaves if OmegaConf.is_missing(holder, key))
     faults = []
     if missing:
         examples = " ".join(f"{key}={_placeholder(key)}" for key in missing)
         faults.append(f"{' and '.join(missing)} must be given: {examples}")
     circular: set[str] = set()
     keys = flatten(config)
-    for holder, key, name in _leaves(config):
+    for holder, key, name in leaves:
+        if name in missing:
+            continue
         try:
             holder[key]
         except (OmegaConfBaseException, RecursionError) as error:
@@ -224,9 +233,9 @@ def _leaves(config: Any, prefix: str = "") -> list[tuple[Any, Any, str]]:
     for key in keys:
         node = config._get_node(key)
         full = f"{prefix}[{key}]" if isinstance(config, ListConfig) else f"{prefix}.{key}" if prefix else str(key)
-        if OmegaConf.is_interpolation(config, key):
+        if node._is_interpolation() or node._is_missing():
             found.append((config, key, full))
-        elif isinstance(node, DictConfig | ListConfig) and not node._is_none() and not node._is_missing():
+        elif isinstance(node, DictConfig | ListConfig) and not node._is_none():
             found += _leaves(node, full)
     return found
 

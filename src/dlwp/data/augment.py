@@ -148,7 +148,7 @@ def build_ops(entries: Any) -> list[Operation]:
         elif isinstance(entry, Mapping):
             ops.extend(_named(str(name), arguments or {}) for name, arguments in entry.items())
         elif callable(entry):
-            ops.append(entry if isinstance(entry, tuple(operations.OPERATIONS.values())) else OwnOperation(entry))
+            ops.append(OwnOperation(entry))
         else:
             raise ConfigError(
                 f"data.augment holds {entry!r}; name an operation ({', '.join(operations.OPERATIONS)}) or a callable"

@@ -5,9 +5,12 @@ Knows nothing of what a transform does, and nothing of models. Order and batches
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,18 +75,19 @@ class StreamingLoader:
         self._timeout_s = timeout_s
         self._batches = _Batches(self._order)
         self._seeded = _Seeded(dataset, seed, num_workers)
-        self._loader: DataLoader[Any] = DataLoader(
-            self._seeded,
-            batch_sampler=self._batches,
-            num_workers=num_workers,
-            collate_fn=_collate,
-            generator=randomness.generator(seed, "workers"),  # else it draws from the global one
-            worker_init_fn=_begin_worker,
-            timeout=timeout_s if num_workers else 0,
-            persistent_workers=num_workers > 0 and not hasattr(dataset, "set_epoch"),
-            multiprocessing_context=multiprocessing_context if num_workers else None,
-            pin_memory=self.device.type == "cuda",
-        )
+        with _without_advice():
+            self._loader: DataLoader[Any] = DataLoader(
+                self._seeded,
+                batch_sampler=self._batches,
+                num_workers=num_workers,
+                collate_fn=_collate,
+                generator=randomness.generator(seed, "workers"),  # else it draws from the global one
+                worker_init_fn=_begin_worker,
+                timeout=timeout_s if num_workers else 0,
+                persistent_workers=num_workers > 0 and not hasattr(dataset, "set_epoch"),
+                multiprocessing_context=multiprocessing_context if num_workers else None,
+                pin_memory=self.device.type == "cuda",
+            )
 
     def __len__(self) -> int:
         return len(self._order)
@@ -98,29 +102,56 @@ class StreamingLoader:
         if hasattr(self._dataset, "set_epoch"):
             self._dataset.set_epoch(number)
         self._batches.number, self._batches.start = number, start
-        batches = iter(self._loader)
-        for position in range(start, len(self)):
-            batch = self._next(batches)
-            if isinstance(batch, _Failure):
-                raise batch.error
-            yield finish(
-                _moved(batch, self.device), self._transform, number * len(self) + position, self._channels_last
-            )
+        with _without_advice():
+            batches = iter(self._loader)
+        if self._num_workers:
+            _deaths.listen()
+        sound = False
+        try:
+            for position in range(start, len(self)):
+                batch = self._next(batches)
+                if isinstance(batch, _Failure):
+                    raise batch.error
+                batch = _moved(batch, self.device)
+                yield finish(batch, self._transform, number * len(self) + position, self._channels_last)
+            sound = True
+        except GeneratorExit:  # the epoch was left early
+            sound = True
+            raise
+        finally:
+            if self._num_workers and not (sound and self._loader.persistent_workers):
+                self._end_workers(batches)
 
     def _next(self, batches: Iterator[Any]) -> Any:
         if not self._num_workers:
             with randomness.preserved():
                 return next(batches)
         try:
-            return next(batches)
-        except RuntimeError as error:
-            told = self._worker_fault(str(error))
+            with _deaths.told():
+                return next(batches)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            processes = getattr(batches, "_workers", [])
+            told = self._worker_fault(error, processes)
             if told is None:
                 raise
+            for process in processes:
+                process.kill()  # a hung one would be waited for
             raise told from error
 
-    def _worker_fault(self, text: str) -> RunError | None:
-        """Return what to tell of torch's "DataLoader worker ... exited" or "timed out", or None for any other error."""
+    def _end_workers(self, batches: Any) -> None:
+        """End the workers at once, not when memory is tidied up, which may happen in a forked process.
+
+        torch's SIGCHLD handler raises for a dead worker until its pool is shut down.
+        """
+        for _ in range(2):
+            with contextlib.suppress(RuntimeError):  # that handler, once more
+                batches._shutdown_workers()
+        self._loader._iterator = None
+        _deaths.forget()
+
+    def _worker_fault(self, error: Exception, processes: list[Any]) -> RunError | None:
+        """Return what to tell when a worker died or hangs, or None where it is another error."""
+        text = str(error)
         if "DataLoader timed out" in text:
             samples = ", ".join(str(sample) for sample in self._seeded.places[:, 1].tolist())
             return RunError(
@@ -128,19 +159,91 @@ class StreamingLoader:
                 " data.num_workers=0 shows where"
             )
         found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", text)
-        if found is None:
+        if found is not None:
+            numbers = (self._seeded.places[:, 0] == int(found[1])).nonzero().view(-1).tolist()
+        elif isinstance(error, ConnectionError | EOFError):  # the first sign of a death may be a closed connection
+            numbers = _dead(processes)
+        else:
             return None
-        worker = (self._seeded.places[:, 0] == int(found[1])).nonzero().view(-1).tolist()
-        where = f"data worker {worker[0]} " if worker else "a data worker "
-        sample = f" at sample {int(self._seeded.places[worker[0], 1])}" if worker else ""
-        cause = "was killed" if "killed by signal" in text else "ended"
-        by = re.search(r"killed by signal: (\w[\w ]*)", text)
-        shm = " (shared memory, /dev/shm, is full?)" if by and by[1].startswith("Bus") else ""
-        named = f" ({by[1]})" if by else ""
-        fewer = self._num_workers // 2
-        return RunError(
-            f"{where}{cause}{named}{sample}{shm}, often out of memory: fewer workers, data.num_workers={fewer}"
-        )
+        if not numbers:
+            return (
+                RunError(f"a data worker ended: {text.splitlines()[0]}. data.num_workers=0 shows why")
+                if found
+                else None
+            )
+        sample = int(self._seeded.places[numbers[0], 1])
+        code = processes[numbers[0]].exitcode if processes else None
+        how = f"was killed (signal {-code})" if code is not None and code < 0 else "ended"
+        if code == -signal.SIGBUS:
+            how += ", shared memory (/dev/shm) is full"
+        fewer = f"often out of memory: fewer workers, data.num_workers={self._num_workers // 2}"
+        return RunError(f"data worker {numbers[0]} {how} at sample {sample}, {fewer}")
+
+
+def _dead(processes: list[Any]) -> list[int]:
+    """Return which processes are dead, after a moment in which one may be dying."""
+    for process in processes:
+        process.join(0.5)
+        if process.exitcode is not None:
+            break
+    return [number for number, process in enumerate(processes) if process.exitcode is not None]
+
+
+class _Deaths:
+    """Have the death of a worker told when its data is asked for.
+
+    torch's SIGCHLD handler raises wherever the main thread happens to be: in a step, or while a checkpoint is written.
+    """
+
+    def __init__(self) -> None:
+        self._handler: Any = None
+        self._asking = False
+        self._noted: RuntimeError | None = None
+
+    def listen(self) -> None:
+        """Stand in front of torch's handler, which the first pool of workers has set."""
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGCHLD) != self._on_signal
+        ):
+            self._handler = signal.getsignal(signal.SIGCHLD)
+            signal.signal(signal.SIGCHLD, self._on_signal)
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        try:
+            if callable(self._handler):
+                self._handler(number, frame)
+        except RuntimeError as error:
+            if self._asking:
+                raise
+            self._noted = error
+
+    def forget(self) -> None:
+        """Drop what was noted, once its pool is gone."""
+        self._noted = None
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Raise within this block, at once what was noted before it."""
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            raise noted
+        self._asking = True
+        try:
+            yield
+        finally:
+            self._asking = False
+
+
+_deaths = _Deaths()
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leave out torch's advice on the number of workers: it was asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")
+        yield
 
 
 class _Batches:

@@ -62,9 +62,9 @@ class Console:
     ) -> None:
         self.warnings: list[str] = []
         self.log_path = log_path
-        self._stream = stream or sys.stdout
+        self._stream: TextIO | None = stream or sys.stdout
         self._clock = clock
-        self._bars = _is_terminal(self._stream) if progress in ("auto", None) else _is_true(progress)
+        self._bars = _is_terminal(stream or sys.stdout) if progress in ("auto", None) else _is_true(progress)
         self._lines = progress == "auto" and not self._bars
         self._told: set[str] = set()
         self._bar: Any = None
@@ -94,7 +94,7 @@ class Console:
             return
         self._told.add(text)
         with self._bars_aside():
-            self._print(sys.stderr if self._stream is sys.stdout else self._stream, f"dlwp: warning: {text}")
+            self._print(sys.stderr if self._stream in (sys.stdout, None) else self._stream, f"dlwp: warning: {text}")
         self._log(f"warning: {text}")
 
     # what the run tells
@@ -135,7 +135,7 @@ class Console:
         now = self._clock()
         if self._evaluation_bar is None:
             self._close_bar()
-            self._evaluation_bar = self._new_bar(f"{event.split:<8}", event.total, "")
+            self._evaluation_bar = self._new_bar(f"{event.split:<8}", event.total)
         elif now - self._shown >= _BAR_S or event.done >= event.total:
             self._shown = now
             self._move(self._evaluation_bar, event.done, "")
@@ -192,17 +192,17 @@ class Console:
         per_epoch = self._start.steps_per_epoch
         before = self._epochs_before(event.step)
         if self._bar is None:
-            self._bar = self._new_bar(self._epoch(before), per_epoch, "")
+            self._bar = self._new_bar(self._epoch(before), per_epoch)
         self._move(self._bar, event.step - before * per_epoch, self._values(event))
 
-    def _new_bar(self, title: str, total: int, text: str) -> Any:
+    def _new_bar(self, title: str, total: int) -> Any:
         from tqdm import tqdm
 
         tqdm.monitor_interval = 0  # no thread of its own: refreshes come from the loop
         with self._given_up():
             return tqdm(
-                desc=title, total=total, postfix=text, file=self._stream, leave=False, dynamic_ncols=True,
-                mininterval=math.inf, bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{postfix}",
+                desc=title, total=total, unit="", file=self._stream, leave=False, dynamic_ncols=True,
+                mininterval=math.inf, bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}{unit}",
             )  # fmt: skip
         return None  # the output was given up
 
@@ -210,7 +210,7 @@ class Console:
         if bar is None:
             return  # the output was given up
         bar.n = done
-        bar.postfix = f" {text}" if text else ""
+        bar.unit = f"  {text}"  # tqdm puts a comma before its postfix
         with self._given_up():
             bar.refresh()
 
@@ -281,7 +281,9 @@ class Console:
             for text in list(self.warnings):
                 self.warn(text)
 
-    def _print(self, stream: TextIO, text: str) -> None:
+    def _print(self, stream: TextIO | None, text: str) -> None:
+        if stream is None:
+            return
         with self._given_up(stream):
             encoding = getattr(stream, "encoding", None) or "utf-8"
             stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
@@ -296,7 +298,8 @@ class Console:
             if stream in (None, self._stream):
                 self._bars = self._lines = False
                 self._bar = self._evaluation_bar = None
-                self._stream = _swallow(self._stream)
+                _swallow(self._stream)
+                self._stream = None
 
     def _log(self, text: str) -> None:
         if self.log_path is None:
@@ -372,10 +375,10 @@ def _is_terminal(stream: TextIO) -> bool:
         return False  # closed
 
 
-def _swallow(stream: TextIO) -> TextIO:
-    """Return a stream to nowhere; a broken standard output is led there too, or Python would complain at its exit."""
-    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (lives as long as the process)
-    if stream is sys.stdout:
+def _swallow(stream: TextIO | None) -> None:
+    """Lead a broken standard output to nowhere, or Python would complain when it flushes it at its exit."""
+    if stream is not None and stream is sys.stdout:
         with contextlib.suppress(OSError, ValueError):
-            os.dup2(nowhere.fileno(), stream.fileno())
-    return nowhere
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)

@@ -86,9 +86,9 @@ def png(figure: Figure) -> bytes:
 
 
 def _pad(figure: Figure) -> None:
-    engine = figure.get_layout_engine()
-    assert engine is not None
-    engine.set(w_pad=0.1, h_pad=0.1)
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
 
 
 def draw_curves(
@@ -111,7 +111,7 @@ def draw_curves(
     names = ["loss", *([metric] if metric else [])]
     has_rate = bool(history.series(records, "train", "lr")[0])
     heights = [3] * len(names) + [1] * has_rate
-    figure = Figure(figsize=(8, 0.9 * sum(heights) + 0.8), dpi=130, layout="constrained")
+    figure = Figure(figsize=(8, 0.9 * sum(heights) + 0.8), dpi=130)
     _pad(figure)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     for axis, name in zip(axes, names):
@@ -227,7 +227,7 @@ def draw_confusion(counts: Any, classes: Sequence[str] | None, title: str = "") 
     totals = counts.sum(axis=1, keepdims=True)
     shares = counts / numpy.maximum(totals, 1)
     side = min(max(4.2, 0.52 * num_classes + 2.2), 11)
-    figure = Figure(figsize=(side + (0.8 if num_classes > 20 else 0), side), dpi=130, layout="constrained")
+    figure = Figure(figsize=(side + (0.8 if num_classes > 20 else 0), side), dpi=130)
     _pad(figure)
     axis = figure.subplots()
     picture = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -43,7 +43,7 @@ class Recording:
         if not self._resumed and event.step == 0:  # begun again in the same folder: there was no checkpoint yet
             self._cut(0)
         self._exit, self._error, self._test = "running", None, None
-        self._summarise(event)
+        self._try_to_summarise(event)
 
     def on_log(self, event: Logged) -> None:
         """Record training over the steps since the last log."""
@@ -58,7 +58,7 @@ class Recording:
         else:
             values = {f"{event.split}/{name}": value for name, value in event.values.items()}
             self._last = {"step": event.step, **values}
-        self._summarise(event)
+        self._try_to_summarise(event)
 
     def on_save(self, event: Saved) -> None:
         """Leave the time of saving out of the training speed."""
@@ -116,6 +116,12 @@ class Recording:
             self._offset = files.append_line(self._run.metrics, self._waiting[0])
             del self._waiting[0]
 
+    def _try_to_summarise(self, event: Started | Evaluated) -> None:
+        try:
+            self._summarise(event)
+        except OSError as error:
+            _warn(event.trainer, f"{files.fault(error, self._run.summary)}: summary.json is behind")
+
     def _summarise(self, event: Started | Evaluated | Ended) -> None:
         trainer, progress = event.trainer, event.trainer.state.progress
         elapsed, total = trainer.elapsed_s, sum(trainer.times.values())
@@ -135,12 +141,7 @@ class Recording:
             "warnings": list(trainer.warnings),
             "error": self._error,
         }
-        try:
-            self._run.update_summary(**values)
-        except OSError as error:
-            if isinstance(event, Ended):
-                raise
-            _warn(trainer, f"{files.fault(error, self._run.summary)}: summary.json is behind")
+        self._run.update_summary(**values)
 
 
 def _warn(trainer: Any, text: str) -> None:

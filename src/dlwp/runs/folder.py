@@ -164,7 +164,7 @@ class RunFolder:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            return os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            return _read_holder(descriptor)
         except OSError:
             return None
         finally:
@@ -176,9 +176,9 @@ class RunFolder:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 1000).decode(errors="replace").strip()
+            holder = _read_holder(descriptor)
             os.close(descriptor)
-            raise ConfigError(f"{self.path} is running on {holder or 'another process'}") from None
+            raise ConfigError(f"{self.path} is running on {holder}") from None
         except OSError as error:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
@@ -278,6 +278,17 @@ def _notebook() -> Path:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _read_holder(descriptor: int) -> str:
+    """Return who wrote the lock's file, given a moment to write it: it is taken first and written then."""
+    holder = ""
+    for _ in range(20):
+        time.sleep(0.05)
+        holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+        if holder:
+            break
+    return holder or "another process"
 
 
 def _make_unused(path: Path) -> Path:

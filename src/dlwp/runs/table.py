@@ -65,6 +65,7 @@ def _read(run: Path) -> dict[str, Any]:
 
 def differing(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Return the keys that tell the runs apart: what was typed, or differs in runs of the same parts."""
+    rows = [row for row in rows if row["settings"]]
     typed = {key for row in rows for key in row["typed"]}
     keys = list(dict.fromkeys(key for row in rows for key in row["settings"]))
     groups = {key for key in keys if key in GROUPS and _varies(rows, key)}
@@ -89,9 +90,10 @@ def grouped(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, A
     tests = list(dict.fromkeys(name for row in rows for name in row["test"] if name != "step"))
     settings: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        settings.setdefault(tuple(_text(row["settings"].get(key)) for key in keys), []).append(row)
+        unknown = "" if row["settings"] else row["run"]  # a run without a config is like no other
+        settings.setdefault((unknown, *(_text(row["settings"].get(key)) for key in keys)), []).append(row)
     lines = []
-    for values, members in settings.items():
+    for (_, *values), members in settings.items():
         line: dict[str, Any] = dict(zip(keys, values))
         line["n"] = len(members)
         line["exit"] = "+".join(dict.fromkeys(str(row["exit"]) for row in members))
@@ -105,7 +107,7 @@ def grouped(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[dict[str, A
         lines.append(line)
     sign = _sign(rows, monitor)
     lines.sort(key=lambda line: -sign * line[monitor][0] if monitor and line[monitor] else math.inf)
-    measured = [monitor] * bool(monitor) + [f"test/{name}" for name in _ordered(tests, monitor)]
+    measured = ([monitor] if monitor else []) + [f"test/{name}" for name in _ordered(tests, monitor)]
     extra = ["n"] * any(line["n"] > 1 for line in lines)
     errors = ["error"] * any(line["error"] for line in lines)
     return [*keys, *extra, "exit", *measured, "time", "run", *errors], lines

@@ -39,7 +39,8 @@ class Progress:
         step: optimizer steps taken. samples: training samples seen.
         epoch: whole epochs done. position: batches done of the current one.
         pending: what still has to follow the last step ("log", "evaluate", "epoch"), so that a cut between loses none.
-        best_value, best_loss, best_step: of the evaluation that is best by the monitored metric. last_values: of the last evaluation.
+        best_value, best_loss, best_step: of the evaluation that is best by the monitored metric.
+        last_values: of the last evaluation.
         skipped, rollbacks: steps left out, and returns to the last checkpoint, after a non-finite loss or gradient.
         elapsed_s: time of training in earlier processes.
     """
@@ -185,7 +186,10 @@ class TrainState:
         unknown = [name for name in saved["state"] if name not in parameters]
         if unknown:
             raise ConfigError(f"the checkpoint's optimizer knows the parameter '{unknown[0]}', the model does not")
-        current["state"] = {number[id(parameters[name])]: values for name, values in saved["state"].items()}
+        current["state"] = {
+            number[id(parameters[name])]: {key: _laid_out_as(parameters[name], value) for key, value in values.items()}
+            for name, values in saved["state"].items()
+        }
         if self._scheduler_owns_rates:  # rates and momenta are the scheduler's state; else they follow from the config
             for packed, stored in zip(current["param_groups"], saved["groups"], strict=True):
                 packed |= {key: value for key, value in stored.items() if key != "params"}
@@ -211,6 +215,13 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
             differing[:3],
         )
     model.load_state_dict(tensors)
+
+
+def _laid_out_as(parameter: Tensor, value: Any) -> Any:
+    """Return a tensor of the parameter's shape in its memory format: fused kernels go through both side by side."""
+    if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value
 
 
 def _shape(tensors: dict[str, Tensor], name: str) -> str:

@@ -1,0 +1,138 @@
+"""The picture reader keeps its promises: decoded once, found again, never stale, and a broken file is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from dlwp.data import pictures
+from dlwp.data.datasets import is_channels_last
+from dlwp.errors import DataError
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("DLWP_CACHE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Return train and test, of two classes: three pictures each of one colour, its red the number of the picture."""
+    made = {split: tmp_path / "set" / split for split in ("train", "test")}
+    for folder in made.values():
+        for kind in ("cat", "dog"):
+            (folder / kind).mkdir(parents=True)
+            for number in range(3):
+                colour = (10 * number, 200 if kind == "dog" else 0, 0)
+                Image.new("RGB", (6, 4), colour).save(folder / kind / f"{number}.png")
+    return made
+
+
+def test_pictures_classes_and_order(folders: dict[str, Path], cache: Path) -> None:
+    parts, classes, notes = pictures.read_splits(folders, "set")
+    assert classes == ["cat", "dog"]
+    train = parts["train"]
+    assert train.inputs.shape == (6, 3, 4, 6) and train.inputs.dtype == torch.uint8
+    assert is_channels_last(train.inputs)
+    assert train.inputs[:, 0, 0, 0].tolist() == [0, 10, 20, 0, 10, 20]
+    assert train.inputs[:, 1, 0, 0].tolist() == [0, 0, 0, 200, 200, 200]
+    assert train.targets.tolist() == [0, 0, 0, 1, 1, 1]
+    assert notes[0].startswith(f"pictures decoded, and kept in {cache}")
+
+
+def test_the_second_reading_comes_from_the_cache(folders: dict[str, Path], cache: Path) -> None:
+    first, _, _ = pictures.read_splits(folders, "set")
+    for file in folders["train"].rglob("*.png"):  # as long and as old as before, and no pictures any more
+        times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+        file.write_bytes(b"x" * file.stat().st_size)
+        os.utime(file, ns=times)
+    again, classes, notes = pictures.read_splits(folders, "set")
+    assert notes[0].startswith("decoded pictures from the cache")
+    assert classes == ["cat", "dog"]
+    for split in folders:
+        assert torch.equal(first[split].inputs, again[split].inputs)
+        assert torch.equal(first[split].targets, again[split].targets)
+
+
+def test_a_changed_picture_is_decoded_anew(folders: dict[str, Path], cache: Path) -> None:
+    pictures.read_splits(folders, "set")
+    Image.new("RGB", (6, 4), (99, 0, 0)).save(folders["train"] / "cat" / "1.png")
+    parts, _, _ = pictures.read_splits(folders, "set")
+    assert parts["train"].inputs[1, 0, 0, 0] == 99
+
+
+def test_a_cut_cache_is_made_again(folders: dict[str, Path], cache: Path) -> None:
+    first, _, _ = pictures.read_splits(folders, "set")
+    (file,) = cache.iterdir()
+    file.write_bytes(file.read_bytes()[:-10])
+    again, _, notes = pictures.read_splits(folders, "set")
+    assert torch.equal(first["train"].inputs, again["train"].inputs)
+    assert notes[0].startswith("pictures decoded, and kept")
+
+
+def test_without_a_writable_cache_the_run_goes_on(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DLWP_CACHE_DIR", "/dev/null/cache")
+    parts, _, notes = pictures.read_splits(folders, "set")
+    assert len(parts["train"]) == 6
+    assert "not kept: cannot write to '/dev/null/cache' (Not a directory). DLWP_CACHE_DIR=FOLDER" in notes[0]
+
+
+def test_grey_pictures_become_rgb(folders: dict[str, Path], cache: Path) -> None:
+    Image.new("L", (6, 4), 7).save(folders["train"] / "cat" / "1.png")
+    assert pictures.read_splits(folders, "set")[0]["train"].inputs[1, :, 0, 0].tolist() == [7, 7, 7]
+
+
+def test_a_broken_picture_is_named(folders: dict[str, Path], cache: Path) -> None:
+    file = folders["train"] / "dog" / "1.png"
+    file.write_text("<html>")
+    with pytest.raises(DataError, match=r"dog/1\.png \(sample 4\) is not a picture\. Remove or replace it"):
+        pictures.read_splits(folders, "set")
+    noise = numpy.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=numpy.uint8)
+    Image.fromarray(noise).save(file.with_suffix(".jpg"))
+    file.unlink()
+    cut = file.with_suffix(".jpg")
+    cut.write_bytes(cut.read_bytes()[:1500])
+    with pytest.raises(DataError, match=r"dog/1\.jpg \(sample 4\) is cut off"):
+        pictures.read_splits(folders, "set")
+    assert not list(cache.glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("break_it", "words"),
+    [
+        (lambda train: Image.new("RGB", (5, 5)).save(train / "dog" / "1.png"), r"pictures differ: .*6×4.*sample 4\) is 5×5"),
+        (lambda train: [file.unlink() for file in (train / "dog").iterdir()], "train/dog' has no pictures"),
+        (lambda train: (train / "dog").rename(train / "fox"), r"test has class 'dog', train does not \(train: cat, fox\)"),
+        (lambda train: train.rename(train.parent / "other") and train.mkdir(), r"has no class folders\. Expected .*/CLASS"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_does_not_fit_is_told(
+    folders: dict[str, Path], cache: Path, break_it: object, words: str
+) -> None:
+    break_it(folders["train"])  # type: ignore[operator]
+    with pytest.raises(DataError, match=words):
+        pictures.read_splits(folders, "set")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs to become another user")
+def test_a_folder_without_permission_names_owner_and_mode(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    code = (
+        "import os, sys; from pathlib import Path; from dlwp.data import pictures; from dlwp.errors import DataError\n"
+        "folder = os.open(sys.argv[1], os.O_PATH); os.setuid(65534)\n"
+        "try: pictures.class_names(Path(f'/proc/self/fd/{folder}'))\n"
+        "except DataError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(closed)], capture_output=True, text=True, check=True)
+    assert "no permission to read" in done.stdout
+    assert "(owner root, mode 0700)" in done.stdout

@@ -1,0 +1,62 @@
+"""What survives a cut comes back as it was, in the memory format of the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dlwp import checkpoint
+from dlwp.errors import ConfigError
+from dlwp.training.state import AveragedWeights, TrainState, load_weights
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
+def test_fused_optimizer_of_a_channels_last_model_goes_on_with_the_same_bits(
+    tmp_path: Path, kind: type[torch.optim.Optimizer]
+) -> None:
+    options = {"momentum": 0.9} if kind is torch.optim.SGD else {}
+
+    def make() -> TrainState:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 36, 2)).to(
+            memory_format=torch.channels_last
+        )
+        return TrainState(model, kind(model.parameters(), lr=0.01, fused=True, **options))
+
+    def step(state: TrainState, number: int) -> None:
+        inputs = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(number))
+        state.optimizer.zero_grad()
+        state.model(inputs.contiguous(memory_format=torch.channels_last)).square().mean().backward()
+        state.optimizer.step()
+
+    whole, first, resumed = make(), make(), make()
+    for number in range(4):
+        step(whole, number)
+    for number in range(2):
+        step(first, number)
+    resumed.load(*checkpoint.load(checkpoint.save(tmp_path, 2, first, "")))
+    for number in range(2, 4):
+        step(resumed, number)
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), resumed.model.parameters()))
+
+
+def test_weights_of_another_model_are_refused_with_the_shapes() -> None:
+    with pytest.raises(ConfigError, match="of another model: 2 of 2 tensors differ") as caught:
+        load_weights(nn.Linear(3, 2), nn.Linear(4, 5).state_dict())
+    assert caught.value.details == ("weight: checkpoint [5, 4], model [2, 3]", "bias: checkpoint [5], model [2]")
+
+
+def test_averaged_weights_follow_the_formula_and_swap_back() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    averaged = AveragedWeights(model, 0.9)
+    first = model.weight.item()
+    with torch.no_grad():
+        model.weight.fill_(5.0)
+    averaged.update(model, 1)  # the decay is min(0.9, 2/11)
+    expected = 5.0 + (2 / 11) * (first - 5.0)
+    with averaged.swapped_into(model):
+        assert model.weight.item() == pytest.approx(expected, rel=1e-6)
+    assert model.weight.item() == 5.0
