@@ -1,7 +1,7 @@
 """Hold that what README.md shows can be typed.
 
-A block of bash or Python under the comment `<!-- run -->` is run as it stands, all of them in order, in one folder; a
-block under `<!-- file: NAME -->` is written to NAME there before. All other commands must compose, or be there.
+A block of bash or Python under the comment `<!-- run -->` is run as it stands, in a folder where every block under
+`<!-- file: NAME -->` was written to NAME. All other commands must compose, or be there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>run|file: (?P<file>\S+)) -->\n+)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.M | re.S
 )
-BLOCKS = [match.groupdict() for match in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))]
+BLOCKS: list[dict[str, str]] = [
+    match.groupdict("") for match in BLOCK.finditer((ROOT / "README.md").read_text(encoding="utf-8"))
+]
 COMMANDS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
 
 
@@ -70,17 +72,16 @@ def test_every_training_command_shown_composes(words: list[str]) -> None:
     composed(settings_of(words), sweep=sweep)
 
 
-def test_the_commands_marked_to_be_run_succeed_as_they_stand(own_place: Path) -> None:
-    for block in BLOCKS:
-        if block["file"]:
-            path = own_place / block["file"]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(block["text"], encoding="utf-8")
-    for block in RUN:
-        if block["language"] == "python":
-            lines = [[sys.executable, "-c", block["text"]]]
-        else:
-            lines = [as_module(words) if words[0] in COMMANDS else words for words in commands(block["text"])]
-        for line in lines:
-            done = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-            assert done.returncode == 0, f"{shlex.join(line)}\n{done.stdout}{done.stderr}"
+@pytest.mark.parametrize("block", RUN, ids=lambda block: block["text"].splitlines()[0])
+def test_a_block_marked_to_be_run_succeeds_as_it_stands(block: dict[str, str], own_place: Path) -> None:
+    for file in (other for other in BLOCKS if other["file"]):
+        path = own_place / file["file"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file["text"], encoding="utf-8")
+    if block["language"] == "python":
+        lines = [[sys.executable, "-c", block["text"]]]
+    else:
+        lines = [as_module(words) if words[0] in COMMANDS else words for words in commands(block["text"])]
+    for line in lines:
+        done = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, f"{shlex.join(line)}\n{done.stdout}{done.stderr}"

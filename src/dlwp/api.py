@@ -359,7 +359,7 @@ def evaluate(checkpoint: str, *, split: str = "test", words: Sequence[str] = ())
     folder = folder or RunFolder(path).pointed("best") or RunFolder(path).pointed("last")
     if folder is None:
         raise ConfigError(f"{path} has no checkpoint yet. Train it: dlwp-train resume={path}")
-    parts = _build(compose([*words, f"resume={folder}"]), folder, for_training=False)
+    parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), folder, for_training=False)
     if split not in parts.loaders:
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
     tensors, record = checkpoints.load(folder)

@@ -149,6 +149,15 @@ DURATIONS: dict[str, tuple[str, ...]] = {
 }
 """Keys that hold a duration, and the units that each takes."""
 
+FREE_ON_RESUME = (
+    "callbacks", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.root", "device",
+    "dry_run", "logger", "notes", "resume_exact", "tags", "trainer.checkpoint_every", "trainer.epochs",
+    "trainer.keep_best", "trainer.keep_last", "trainer.log_every", "trainer.max_steps", "trainer.max_time",
+    "trainer.patience", "trainer.profile", "trainer.progress", "trust",
+)  # fmt: skip
+"""Keys, and sections whole, that a resumed run may change and still be the same run: how long it trains, what it keeps,
+shows and records, where it runs and where its data lies."""
+
 _UNITS = {
     "epoch": ("epoch", 1), "epochs": ("epoch", 1), "step": ("step", 1), "steps": ("step", 1),
     "s": ("time", 1), "sec": ("time", 1), "second": ("time", 1), "seconds": ("time", 1),

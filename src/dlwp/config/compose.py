@@ -159,6 +159,8 @@ def composed(
     """
     place = locate(words, config_dir=config_dir, config_name=config_name)
     parsed = check.parse(place.words, place.catalog, sweep=sweep)
+    if place.resume is not None:
+        _refuse_changes(parsed)
     whole, own = _composed(place, [word for word in parsed if not word.several])
     choices = place.origin.choices if place.origin is not None else own["runtime"]["choices"]
     config = finish(whole, choices, words, place.catalog, place.resume)
@@ -281,6 +283,19 @@ def _overlaid(before: Sequence[str], words: Sequence[str]) -> list[str]:
     """Return the words of a first run with those typed later in place of theirs."""
     keys = {check.split(word)[1] for word in words}
     return [word for word in before if check.split(word)[1] not in keys] + list(words)
+
+
+def _refuse_changes(words: Sequence[check.Word]) -> None:
+    """Refuse on a resume what would make another run of it, unless that is what is asked for."""
+    if any(word.key == "resume_exact" and word.text.endswith("=false") for word in words):
+        return
+    changed = [
+        word.text
+        for word in words
+        if not any(word.key == free or word.key.startswith(f"{free}.") for free in settings.FREE_ON_RESUME)
+    ]
+    if changed:
+        raise ConfigError(f"resume with {', '.join(changed)} is another experiment. If you mean it: resume_exact=false")
 
 
 def _explained(error: BaseException, words: Sequence[check.Word], primary: str, catalog: Catalog) -> ConfigError:
