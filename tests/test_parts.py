@@ -23,12 +23,12 @@ from dlwp.parts import Trust, instantiate, locate
         ),
         (
             {"_target_": "torch.nn.Linear", "in_feature": 3, "out_features": 2},
-            r"model: Linear has no argument 'in_feature'\. Did you mean 'in_features'.* It takes: in_features, out_features",
+            r"model: Linear has no argument 'in_feature'\. Did you mean 'in_features'.* It takes: in_features, out_feat",
         ),
         ({"_target_": "torch.nn.Linear", "in_features": 3}, r"model: Linear needs 'out_features'"),
         (
             {"_target_": "torch.nn.Linear", "in_features": -3, "out_features": 2},
-            r"model: Linear\(in_features=-3, out_features=2\) failed: Trying to create tensor with negative dimension -3",
+            r"model: Linear\(in_features=-3, out_features=2\) failed: Trying to create tensor with negative dimension",
         ),
         ({"_target_": "torch.pi"}, r"model\._target_: torch\.pi is a float; a class or a function is needed"),
         ({"_target_": "not a name"}, r"model\._target_ must be the dotted name of a class or function"),
@@ -65,7 +65,8 @@ def test_nested_sections_are_built() -> None:
 @pytest.mark.parametrize(
     "target",
     [
-        "os.system", "builtins.eval", "torch.load", "torch.hub.load", "torch.serialization.os.system", "pathlib.Path.unlink",
+        "os.system", "builtins.eval", "torch.load", "torch.hub.load", "torch.serialization.os.system",
+        "pathlib.Path.unlink",
         "torch.utils.collect_env.run", "torch.utils.cpp_extension.load_inline", "subprocess.Popen",
     ],
 )  # fmt: skip

@@ -95,9 +95,8 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
 def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: Console) -> Run:
     if checkpoint is not None and _is_finished(run, config):
         epochs = run.read_summary()["epoch"]
-        console.say(
-            f"{run.path} is finished ({epochs} epochs). To go on: dlwp-train resume={run.path} trainer.epochs={2 * epochs}"
-        )
+        go_on = f"dlwp-train resume={run.path} trainer.epochs={2 * epochs}"
+        console.say(f"{run.path} is finished ({epochs} epochs). To go on: {go_on}")
         return Run(run.path, run.read_summary())
     parts = _build(config, checkpoint)
     config_text = config.yaml(parts.decided(stored_only=True))
@@ -108,7 +107,7 @@ def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: 
     with Signals() as signals:
         observers = _observers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
-        trainer.warnings += [*config.warnings, *parts.warnings]
+        trainer.warnings += [*config.warnings, *parts.warnings, *([run.unlocked] if run.unlocked else [])]
         for warning in trainer.warnings:
             console.warn(warning)
         if checkpoint is not None:
@@ -220,7 +219,10 @@ def _observers(
         observers.append(MaxTime(Duration.parse(settings.max_time).value))
     if logger["tensorboard"]:
         hparams = {**_flat(config.values), **parts.decided(stored_only=True)}
-        observers.append(TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes))
+        facts = parts.data.facts
+        observers.append(
+            TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std)
+        )
     if logger["plots"]:
         observers.append(Plots(run, classes))
     if settings.profile:
@@ -293,6 +295,7 @@ def _say_end(run: RunFolder, trainer: Trainer, console: Console) -> None:
         "time": [report.time_line(trainer.times)],
         "next": report.next_lines(run.path, max(progress.epoch, 1)),
     })  # fmt: skip
+    console.repeat_warnings()
 
 
 @contextlib.contextmanager

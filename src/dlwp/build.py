@@ -73,7 +73,8 @@ class Parts:
     def trainer(self, observers: list[Any]) -> Trainer:
         """Return the trainer of these parts."""
         assert self.optimizer is not None
-        classes = self.data.facts.num_classes if self.data.facts.task == "classification" else None
+        own_step = self.step is not None or hasattr(type(self.model), "training_step")  # its outputs need be no classes
+        classes = None if own_step or self.data.facts.task != "classification" else self.data.facts.num_classes
         confusion = ConfusionMatrix(classes).to(self.device) if classes else None
         return Trainer(
             self.model, self.criterion, self.optimizer, self.settings,

@@ -140,7 +140,7 @@ class Muon(Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
-        adamw_lr_scale: float = 0.1,
+        adamw_lr_scale: float = 0.2,
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         num_iterations: int = 5,

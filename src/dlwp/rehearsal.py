@@ -76,8 +76,8 @@ def _check_last_batch(parts: Parts) -> None:
     last = loader.num_samples - (len(loader) - 1) * loader.batch_size
     if norms and last == 1:
         raise ConfigError(
-            f"the last batch has 1 sample ({loader.num_samples:,} of {loader.batch_size}) and the model uses batch norm. "
-            "data.drop_last=true or another data.batch_size"
+            f"the last batch has 1 sample ({loader.num_samples:,} of {loader.batch_size}) and the model uses batch "
+            "norm. data.drop_last=true or another data.batch_size"
         )
 
 

@@ -144,8 +144,10 @@ def test_control_c_is_130(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_closed_pipe_is_no_fault() -> None:
-    code = "import sys; from dlwp.commands.train import main; sys.argv[1:] = ['--help']; sys.exit(main())"
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    code = "from dlwp.commands import entry; exit(entry.run(lambda: print(*range(99_999), sep=chr(10))))"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, env=buffered) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""

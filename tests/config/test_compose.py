@@ -150,6 +150,11 @@ def test_resume_takes_the_config_of_the_run_and_the_words(tmp_path: Path) -> Non
     assert (config.values["seed"], config.values["trainer"]["epochs"]) == (3, 9)
     assert config.values["model"]["num_classes"] == 10
     assert config.words == [f"resume={run}", "trainer.epochs=9"]
+    with pytest.raises(ConfigError, match=r"changed seed \(3 → 4\) is another experiment.*resume_exact=false"):
+        compose([f"resume={run}", "seed=4"])
+    assert compose([f"resume={run}", "seed=4", "resume_exact=false"]).values["seed"] == 4
+    with pytest.raises(ConfigError, match=r"unknown key 'trainer\.epochz'"):
+        compose([f"resume={run}", "trainer.epochz=9"])
     with pytest.raises(ConfigError, match="run_dir cannot be given with resume="):
         compose([f"resume={run}", "run_dir=x"])
 
@@ -179,7 +184,7 @@ def test_an_installed_package_finds_the_configs_in_it(tmp_path: Path, checkout: 
     site = tmp_path / "site"
     shutil.copytree(checkout / "src" / "dlwp", site / "dlwp", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(checkout / "configs", site / "dlwp" / "configs")
-    code = "from dlwp.config.compose import compose; from dlwp.config.catalog import own_folder; compose([]); print(own_folder())"
+    code = "from dlwp.config import compose, catalog; compose.compose([]); print(catalog.own_folder())"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
     )

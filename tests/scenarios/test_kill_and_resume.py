@@ -38,7 +38,8 @@ class KillAt:
         self._kill("save", event.step)
 '''
 WORDS = [
-    "data=synthetic", "data.num_train=97", "data.num_val=20", "data.num_test=20", "data.shape=[3,8,8]", "data.batch_size=15",
+    "data=synthetic", "data.num_train=97", "data.num_val=20", "data.num_test=20", "data.shape=[3,8,8]",
+    "data.batch_size=15",
     "model=cnn", "trainer.epochs=3", "trainer.checkpoint_every=4 steps", "trainer.log_every=3", "trainer.ema_decay=0.9",
     "+callbacks.kill._target_=kill_at.KillAt", "run_dir=run",
 ]  # fmt: skip
@@ -116,7 +117,9 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Any:
         ("plateau, accumulation", ["evaluation 7", "step 20"]),
     ],
 )
-def test_killed_and_resumed_run_equals_one_left_alone(tmp_path: Path, clean: Any, variant: str, kills: list[str]) -> None:
+def test_killed_and_resumed_run_equals_one_left_alone(
+    tmp_path: Path, clean: Any, variant: str, kills: list[str]
+) -> None:
     folder = make(tmp_path / "killed")
     words = [*WORDS, *VARIANTS[variant]]
     for kill_at in kills:

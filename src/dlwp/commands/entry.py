@@ -144,7 +144,7 @@ def run(job: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("dlwp: stopped", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as error:  # any error: this is the outermost place, where it becomes a line and a status
         return tell(error)
 
 

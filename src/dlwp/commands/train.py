@@ -57,7 +57,7 @@ def _train(argv: list[str]) -> int:
         flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=flags.multirun
     )
     if flags.multirun or str(own["mode"]).endswith("MULTIRUN"):
-        return _sweep(flags, varies=bool(own["sweeper"].get("params")))
+        return _sweep(flags, [str(key) for key in own["sweeper"].get("params") or ()])
     from dlwp import api
 
     return api.train_config(config).exit_code
@@ -128,7 +128,7 @@ def _hydra(flags: Flags, options: list[str], before: list[str], check: Any) -> i
 # ----------------------------------------------------------------------------------------------------- sweeps
 
 
-def _sweep(flags: Flags, *, varies: bool) -> int:
+def _sweep(flags: Flags, by_config: list[str]) -> int:
     """Run every combination of the values, one folder each; print the table at the end, whatever happens."""
     from dlwp.config import compose
     from dlwp.runs import files, table
@@ -136,12 +136,14 @@ def _sweep(flags: Flags, *, varies: bool) -> int:
     place = compose.locate(flags.words, config_dir=flags.config_dir, config_name=flags.config_name)
     if place.resume is not None:
         raise ConfigError("resume= goes on with one run; leave out -m")
-    several, total = compose.check_sweep(place)
-    if not several and not varies:
+    varying, total = compose.check_sweep(place)
+    varying += by_config  # hydra.sweeper.params of an experiment
+    if not varying:
         raise ConfigError("-m but nothing varies; e.g. seed=1,2,3")
     folder = _sweep_folder(place.words)
-    files.write_atomic(folder / "sweep.json", json.dumps({"typed": place.words, "jobs": total}) + "\n")
-    print(f"sweep    {folder}" + (f" · {total} jobs" if total else ""), flush=True)
+    files.write_atomic(folder / "sweep.json", json.dumps({"typed": place.words, "varying": varying}) + "\n")
+    known = f" · {total} jobs" if total and not by_config else ""
+    print(f"sweep    {folder}{known}", flush=True)
     try:
         _hydra(flags, ["--multirun"], [f"hydra.sweep.dir='{folder}'"], lambda: compose.check_choices(place))
     finally:
@@ -184,17 +186,18 @@ def sweep_job(config: DictConfig) -> float:
 
     own = HydraConfig.get()
     folder, number, words = Path(own.sweep.dir), int(own.job.num), [str(word) for word in own.overrides.task]
-    typed = json.loads((folder / "sweep.json").read_text())["typed"]
-    changed = [word.lstrip("+") for word in words if word.lstrip("+") not in typed and not word.startswith("run_dir=")]
-    name = " ".join(changed) or " ".join(words)
-    place = folder / f"{number}_{slug(changed or words)}"
+    varying = json.loads((folder / "sweep.json").read_text())["varying"]
+    changed = [re.sub(r"\\(.)", r"\1", word.lstrip("+~")) for word in words]  # Hydra writes "5\ steps"
+    changed = [word for word in changed if word.partition("=")[0].partition("@")[0] in varying]
+    name = " ".join(changed)
+    place = folder / f"{number}_{slug(changed)}"
     print(f"\njob {number}    {name}", flush=True)
     status, message, value = 0, "", math.nan
     try:
         value, status = _job(config, words, place)
     except DlwpError as error:
         status, message = entry.tell(error, f"job {number} ({name}): "), error.message
-    except Exception as error:
+    except Exception as error:  # any error: the other jobs of the sweep go on
         status, message = entry.tell(error, f"job {number} ({name}): "), f"{type(error).__name__}: {error}"
     from dlwp.runs import files
 
@@ -227,8 +230,8 @@ def slug(words: list[str]) -> str:
     >>> slug(["optimizer.lr=0.1", "trainer.eval_every=5 steps"])
     'optimizer.lr-0.1,trainer.eval_every-5_steps'
     """
-    text = ",".join(word.lstrip("+~") for word in words).replace("\\ ", "_")
-    return re.sub(r"[^\w.,+-]+", "_", text.replace("=", "-"))[:80].strip("._,") or "run"
+    text = ",".join(word.lstrip("+~") for word in words).replace("=", "-")
+    return re.sub(r"[^\w.,+-]+", "_", text)[:80].strip("._,") or "run"
 
 
 def _outcome(folder: Path) -> int:

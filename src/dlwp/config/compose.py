@@ -159,9 +159,9 @@ def composed(
     """
     place = locate(words, config_dir=config_dir, config_name=config_name)
     parsed = check.parse(place.words, place.catalog, sweep=sweep)
-    if place.resume is not None:
-        _refuse_changes(parsed)
     whole, own = _composed(place, [word for word in parsed if not word.several])
+    if place.resume is not None:
+        _refuse_changes(parsed, place.resume, whole)
     choices = place.origin.choices if place.origin is not None else own["runtime"]["choices"]
     config = finish(whole, choices, words, place.catalog, place.resume)
     config.typed = _overlaid(place.origin.typed if place.origin is not None else [], place.words)
@@ -177,11 +177,11 @@ def _composed(place: Place, words: Sequence[check.Word]) -> tuple[DictConfig, Di
             raise _explained(error, words, place.primary, place.catalog) from error
 
 
-def check_sweep(place: Place) -> tuple[bool, int | None]:
+def check_sweep(place: Place) -> tuple[list[str], int | None]:
     """Check each single value of a sweep before its first job.
 
     Returns:
-        Whether anything varies, and the number of jobs where it can be known.
+        The keys that vary, and the number of jobs where it can be known.
 
     Raises:
         ConfigError: with every mistake found.
@@ -193,7 +193,7 @@ def check_sweep(place: Place) -> tuple[bool, int | None]:
     singles = [value for values in listed for value in values]
     check.raise_all(faults.of_words(singles, base, place.catalog))
     known = len(listed) == len(several)
-    return bool(several), math.prod(map(len, listed)) if known else None
+    return [word.key for word in several], math.prod(map(len, listed)) if known else None
 
 
 def check_choices(place: Place) -> None:
@@ -285,17 +285,20 @@ def _overlaid(before: Sequence[str], words: Sequence[str]) -> list[str]:
     return [word for word in before if check.split(word)[1] not in keys] + list(words)
 
 
-def _refuse_changes(words: Sequence[check.Word]) -> None:
+def _refuse_changes(words: Sequence[check.Word], resume: Path, whole: DictConfig) -> None:
     """Refuse on a resume what would make another run of it, unless that is what is asked for."""
-    if any(word.key == "resume_exact" and word.text.endswith("=false") for word in words):
+    if not whole.resume_exact:
         return
-    changed = [
-        word.text
-        for word in words
-        if not any(word.key == free or word.key.startswith(f"{free}.") for free in settings.FREE_ON_RESUME)
-    ]
+    before = OmegaConf.load(resume / "config.yaml")
+    changed = []
+    for key in (word.key for word in words if word.key != "run_dir" and not word.is_hydra):
+        free = any(f"{key}.".startswith(f"{one}.") for one in settings.FREE_ON_RESUME)
+        was, now = (check.typed(OmegaConf.select(config, key)) for config in (before, whole))
+        if not free and was != now:
+            changed.append(f"{key} ({was} → {now})")
     if changed:
-        raise ConfigError(f"resume with {', '.join(changed)} is another experiment. If you mean it: resume_exact=false")
+        text = f"resume with a changed {', '.join(changed)} is another experiment"
+        raise ConfigError(f"{text}. If you mean it: resume_exact=false")
 
 
 def _explained(error: BaseException, words: Sequence[check.Word], primary: str, catalog: Catalog) -> ConfigError:
@@ -349,20 +352,19 @@ def _hydra_at(catalog: Catalog) -> Iterator[None]:
         with prepared(catalog), hydra.initialize_config_dir(str(own_folder()), **VERSION_BASE):
             yield
     finally:
-        instance.clear()
+        GlobalHydra.instance().clear()  # another object by now: Hydra puts back a copy
         if outer is not None:
-            instance.initialize(outer)
+            GlobalHydra.instance().initialize(outer)
 
 
 def _without_hydra(whole: DictConfig) -> tuple[DictConfig, DictConfig]:
     own = whole._get_node("hydra")
     assert isinstance(own, DictConfig)
-    rest = copy.deepcopy(whole)
-    OmegaConf.set_readonly(rest, False)
-    OmegaConf.set_struct(rest, False)
-    del rest["hydra"]
-    OmegaConf.set_struct(rest, True)
-    return rest, own
+    OmegaConf.set_readonly(whole, False)
+    OmegaConf.set_struct(whole, False)
+    del whole["hydra"]
+    OmegaConf.set_struct(whole, True)
+    return whole, own
 
 
 def _stored(config: DictConfig) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class ResNet(nn.Module):
         self, in_channels: int = 3, num_classes: int = 10, depth: int = 20, zero_init_residual: bool = False
     ) -> None:
         super().__init__()
+        counts: tuple[int, ...]
+        widths: tuple[int, ...]
         if depth in _WIDE_STAGES:
             block: Callable[..., nn.Module] = Bottleneck if depth == 50 else BasicBlock
             counts, widths, expansion, project = _WIDE_STAGES[depth], (64, 128, 256, 512), 4 if depth == 50 else 1, True

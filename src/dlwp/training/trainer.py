@@ -135,7 +135,10 @@ class Trainer:
             group.setdefault("initial_lr", group["lr"])
         averaged = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         stateful: dict[str, Stateful] = {"tally": self._tally}
-        stateful |= {type(part).__name__: part for part in self.observers if isinstance(part, Stateful)}
+        for part in self.observers:
+            if isinstance(part, Stateful):
+                count = sum(type(part).__name__ == name.partition("#")[0] for name in stateful)
+                stateful[f"{type(part).__name__}#{count + 1}" if count else type(part).__name__] = part
         self.state = TrainState(model, optimizer, scheduler, averaged, self._scaler, stateful)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
