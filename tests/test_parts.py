@@ -23,7 +23,7 @@ from dlwp.parts import Trust, instantiate, locate
         ),
         (
             {"_target_": "torch.nn.Linear", "in_feature": 3, "out_features": 2},
-            r"model: Linear has no argument 'in_feature'\. Did you mean 'in_features'.* It takes: in_features, out_feat",
+            r"model: Linear has no argument 'in_feature'\. Did you mean 'in_features'.* It takes: in_features, out",
         ),
         ({"_target_": "torch.nn.Linear", "in_features": 3}, r"model: Linear needs 'out_features'"),
         (

@@ -171,6 +171,14 @@ def test_a_killed_worker_is_told_with_its_sample() -> None:
         tensors(StreamingLoader(Faulty("kill"), 3, num_workers=1).epoch())
 
 
+def test_a_death_is_told_when_data_is_asked_for_and_not_in_the_middle_of_a_step() -> None:
+    batches = StreamingLoader(Faulty("kill"), 3, num_workers=1).epoch()
+    next(batches)
+    time.sleep(2)  # a step, in which the worker dies: torch's own handler would raise here
+    with pytest.raises(RunError, match="was killed"):
+        list(batches)
+
+
 def test_a_worker_that_hangs_is_told_with_its_sample() -> None:
     with pytest.raises(RunError, match=r"no answer from the data workers for 1 s, at samples 7"):
         tensors(StreamingLoader(Faulty("hang"), 3, num_workers=1, timeout_s=1).epoch())
