@@ -86,7 +86,7 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
         from dlwp.observers.console import Console
 
         console = Console(run.log, progress=config.values["trainer"]["progress"])
-        with _failures_noted(run, console):
+        with _failures_noted(run, console, fresh=config.resume is None and run_dir is None):
             return _train_in(run, checkpoint, config, console)
     finally:
         run.close()
@@ -102,6 +102,7 @@ def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: 
     config_text = config.yaml(parts.decided(stored_only=True))
     _describe(run, config, parts, config_text)
     _say_summary(run, config, parts, console)
+    point_latest(run.path)
     from dlwp.observers.stopping import Signals
 
     with Signals() as signals:
@@ -130,9 +131,7 @@ def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | 
     if given:
         return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
     path = default_path(Path("outputs"), _name_of(config, "data"), _name_of(config, "model"), datetime.now())
-    run = RunFolder.create(path)
-    point_latest(run.path)
-    return run, None
+    return RunFolder.create(path), None
 
 
 def _name_of(config: Config, group: str) -> str:
@@ -299,12 +298,15 @@ def _say_end(run: RunFolder, trainer: Trainer, console: Console) -> None:
 
 
 @contextlib.contextmanager
-def _failures_noted(run: RunFolder, console: Console) -> Iterator[None]:
-    """Turn running out of memory into its one line, and note in summary.json that a run failed."""
+def _failures_noted(run: RunFolder, console: Console, *, fresh: bool) -> Iterator[None]:
+    """Turn running out of memory into its one line; note that a run failed, and discard one that never began."""
     try:
         yield
     except BaseException as error:  # any error: the summary must not say "running" of a run that is over
         told = _explained(error)
+        if fresh and isinstance(told, DlwpError) and told.exit_code != RunError.exit_code and not run.metrics.exists():
+            run.discard()
+            raise told from (error if told is not error else error.__cause__)
         with contextlib.suppress(OSError):
             run.update_summary(exit="failed", error=str(told))
         console.log_error(told)

@@ -6,6 +6,7 @@ Knows nothing of Hydra, run folders or the terminal.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from dlwp import devices, optimizers, randomness
 from dlwp.data import resident, splits, streaming
 from dlwp.data.augment import BatchTransform, build_ops
 from dlwp.data.datasets import ArrayDataset, Facts, Splits, size
-from dlwp.errors import ConfigError
+from dlwp.errors import ConfigError, did_you_mean
 from dlwp.metrics import ConfusionMatrix
 from dlwp.parts import Trust, instantiate, locate, takes
 from dlwp.settings import DataKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
@@ -108,6 +109,7 @@ class Builder:
         parts = self.build_for_evaluation()
         parts.optimizer = self._optimizer(parts.model)
         parts.scheduler, parts.scheduler_interval = self._scheduler(parts)
+        self._check_monitor(parts)
         return parts
 
     def build_for_evaluation(self) -> Parts:
@@ -145,9 +147,9 @@ class Builder:
         keys = DataKeys(**own)
         found = instantiate(section, "data", self._trust)
         data = splits.as_splits(found)
-        splits.find_facts(data, task=keys.task, classes=keys.classes, mean=keys.mean, std=keys.std)
         if data.val is None and keys.val_fraction > 0:
             data = splits.cut_validation(data, keys.val_fraction, self._seed)
+        splits.find_facts(data, task=keys.task, classes=keys.classes, mean=keys.mean, std=keys.std)
         if keys.max_samples is not None and keys.max_samples < size(data.train):
             data.train = splits.take(data.train, keys.max_samples, self._seed)
             data.notes.append(f"train cut to {keys.max_samples:,} samples (data.max_samples)")
@@ -206,12 +208,13 @@ class Builder:
     def _model(self, facts: Facts) -> nn.Module:
         section = self._filled(self._section("model"), "model", facts)
         target = locate(section.get("_target_"), "model._target_", self._trust)
+        wrong = "function" if inspect.isbuiltin(target) else "class" if isinstance(target, type) else None
+        if wrong and not (isinstance(target, type) and issubclass(target, nn.Module)):
+            raise ConfigError(f"model._target_ {section['_target_']} is a {wrong}; a torch.nn.Module class is needed")
         model = instantiate(section, "model", self._trust)
         if not isinstance(model, nn.Module):
-            kind = "class" if isinstance(target, type) else "function"
             raise ConfigError(
-                f"model._target_ {section['_target_']} is a {kind} that gives a {type(model).__name__}; "
-                "a torch.nn.Module class is needed"
+                f"model._target_ {section['_target_']} gives a {type(model).__name__}; a torch.nn.Module is needed"
             )
         return model
 
@@ -314,6 +317,17 @@ class Builder:
         if section.get("total_steps", length) < length:
             raise ConfigError(f"scheduler.total_steps={section['total_steps']} but the run has {length:,}")
         return instantiate(section, "scheduler", self._trust, optimizer=parts.optimizer), keys.interval
+
+    @staticmethod
+    def _check_monitor(parts: Parts) -> None:
+        measured = ["val/loss", *(f"val/{name}" for name in parts.metrics)]
+        monitor = parts.settings.monitor
+        own_step = parts.step is not None or hasattr(type(parts.model), "training_step")  # may measure more
+        if monitor != "auto" and monitor not in measured and not own_step:
+            hint = did_you_mean(monitor.replace("_", "/"), measured)
+            raise ConfigError(f"trainer.monitor='{monitor}' is not measured.{hint} Measured: {', '.join(measured)}")
+        if "val" not in parts.loaders and (monitor != "auto" or parts.settings.patience is not None):
+            raise ConfigError("trainer.monitor and trainer.patience need a validation split. data.val_fraction=0.1")
 
     def _section(self, group: str) -> dict[str, Any]:
         section = self._values.get(group)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from dlwp import settings
 from dlwp.config.catalog import own_folder, read_page
-from dlwp.config.compose import compose
+from dlwp.config.compose import VERSION_BASE, compose
 from dlwp.errors import ConfigError
 
 
@@ -90,6 +90,7 @@ def test_a_trainer_without_its_schema_is_filled_and_typed(tmp_path: Path) -> Non
 
 def test_a_key_that_dlwp_reads_may_be_missing_in_a_users_yaml(tmp_path: Path) -> None:
     mine = write(tmp_path / "mine", data__x="_target_: a.b\n")
+    assert compose(["data=x"], config_dir=mine).values["data"] == {"_target_": "a.b", "batch_size": 128}
     assert compose(["data=x", "data.batch_size=7"], config_dir=mine).values["data"]["batch_size"] == 7
 
 
@@ -161,7 +162,7 @@ def test_resume_takes_the_config_of_the_run_and_the_words(tmp_path: Path) -> Non
 
 def test_composing_works_inside_another_hydra_application(tmp_path: Path) -> None:
     write(tmp_path, app="x: 1\n")
-    with hydra.initialize_config_dir(str(tmp_path), version_base="1.3"):
+    with hydra.initialize_config_dir(str(tmp_path), **VERSION_BASE):
         outer = GlobalHydra.instance().hydra
         assert compose(["seed=4"]).values["seed"] == 4
         assert GlobalHydra.instance().hydra is outer

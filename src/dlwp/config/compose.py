@@ -238,6 +238,9 @@ def finish(
     stored = _stored(config)
     for section in schema.SECTIONS:
         stored[section] = values[section] | stored[section]
+    for holder in (values, stored):  # a user's YAML may be a `_target_` alone, and every run has batches
+        if isinstance(holder.get("data"), dict):
+            holder["data"].setdefault("batch_size", settings.DataKeys().batch_size)
     _expand_home(values)
     return Config(values, stored, own, list(words), list(words), resume, warnings)
 

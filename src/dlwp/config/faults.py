@@ -43,8 +43,8 @@ def of_files(error: BaseException, primary: str, catalog: Catalog) -> ConfigErro
             return _of_missing(found, catalog)
     named = re.search(r"In '([^']+)'", text)
     file = f"{shown(path)}: " if named and (path := catalog.find(named[1])) else ""
-    nomatch = re.search(r"Could not override '([^']+)'", text)
-    if nomatch and "defaults list" in text:
+    nomatch = re.search(r"(?:Could not override|No earlier Group Default for) '([^']+)'", text)
+    if nomatch and "defaults list" in text.lower():
         group = nomatch[1].split("@")[0].rpartition("/")[2]
         return ConfigError(
             f"{file}defaults: 'override {nomatch[1]}' matches nothing. "
@@ -78,7 +78,7 @@ def _of_yaml(error: yaml.MarkedYAMLError) -> ConfigError:
     line = lines[mark.line] if mark.line < len(lines) else ""
     if "mapping values are not allowed" in problem:
         problem = "a second ':' in one line; check the indent"
-    elif "cannot start any token" in problem and "\\t" in problem:
+    elif "cannot start any token" in problem and line[mark.column : mark.column + 1] == "\t":
         problem = "tab used to indent; use spaces"
     elif "found duplicate key" in problem:
         key = problem.rpartition("duplicate key ")[2]

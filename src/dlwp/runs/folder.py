@@ -111,6 +111,16 @@ class RunFolder:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def discard(self) -> None:
+        """Remove the folder of a run that never began, and those above it that this leaves empty."""
+        self.close()
+        files.remove_tree(self.path)
+        for parent in self.path.parents[:2]:
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, or not ours
+                return
+
     def read_summary(self) -> dict[str, Any]:
         """Return what summary.json holds, {} where there is none that can be read."""
         try:
