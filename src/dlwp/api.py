@@ -310,6 +310,8 @@ def _failures_noted(run: RunFolder, console: Console, *, fresh: bool) -> Iterato
         with contextlib.suppress(OSError):
             run.update_summary(exit="failed", error=str(told))
         console.log_error(told)
+        if not isinstance(told, DlwpError) or isinstance(told, RunError):
+            told.add_note(f"details: {run.log}")
         if told is error:
             raise
         raise told from error

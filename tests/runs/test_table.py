@@ -58,6 +58,14 @@ def test_seeds_of_one_setting_are_one_line_with_mean_and_deviation_and_the_best_
     assert "80.0% ± 10.0" in table.render(rows)
 
 
+def test_what_an_auto_was_answered_with_does_not_tell_seeds_apart(tmp_path: Path) -> None:
+    for seed in range(2):
+        run = make(tmp_path / str(seed), seed=seed, extra=f", width: {seed}", typed=[f"seed={seed}"], **of(0.5))
+        RunFolder(run).environment.write_text('{"decided": {"model.width": {"value": 1, "reason": "the data"}}}')
+    columns, lines = table.grouped(table.read_runs([tmp_path]))
+    assert "model.width" not in columns and [line["n"] for line in lines] == [2]
+
+
 @pytest.mark.parametrize(
     ("mode", "name", "first"), [("auto", "val/loss", "0.1"), ("max", "val/loss", "0.9"), ("min", "val/f", "0.1")]
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,6 @@ from dlwp.settings import GROUPS
 
 _REPLICATES = ("seed",)
 _BESIDE = ("run_dir", "resume", "notes", "tags", "defaults", "device", "data.root", *_REPLICATES)
-_FILLED = ("in_channels", "in_features", "image_size", "num_classes", "out_features")  # follow from the data
 _SMALLER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity")
 
 
@@ -27,7 +27,8 @@ def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Rows with "run" (path), "exit", "step", "epoch", "monitor" ("val/accuracy"), "best", "best_step", "test" (name
-        -> value), "elapsed_s", "samples_per_s", "error", "mode", "settings" (dotted key -> value), "typed" (keys).
+        -> value), "elapsed_s", "samples_per_s", "error", "mode", "settings" (dotted key -> value), "typed" and
+        "decided" (keys).
     """
     return [_read(run) for place in folders for run in folder.find_runs(Path(place))]
 
@@ -60,7 +61,16 @@ def _read(run: Path) -> dict[str, Any]:
         "mode": settings.get("trainer.monitor_mode"),
         "settings": settings,
         "typed": sorted(typed),
+        "decided": sorted(_decided(view)),
     }
+
+
+def _decided(view: folder.RunFolder) -> list[str]:
+    """Return the keys that were `auto`, of environment.json; none where that is not there."""
+    try:
+        return list(json.loads(view.environment.read_bytes())["decided"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def differing(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -75,9 +85,9 @@ def differing(rows: Sequence[dict[str, Any]]) -> list[str]:
             return False
         if key in typed or key in GROUPS:
             return True
-        group, _, leaf = key.partition(".")
-        follows = group in groups or leaf in _FILLED or not all(key in row["settings"] for row in rows)
-        return not follows
+        group = key.partition(".")[0]
+        decided = any(key in row["decided"] for row in rows)  # an `auto`, which follows from the rest
+        return not (decided or group in groups or not all(key in row["settings"] for row in rows))
 
     found = [key for key in keys if counts(key)]
     return sorted(found, key=lambda key: (GROUPS.index(key) if key in GROUPS else len(GROUPS), keys.index(key)))
