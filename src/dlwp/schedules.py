@@ -88,14 +88,14 @@ class OneCycle:
 
     def __init__(
         self,
-        pct_start: float = 0.3,
+        pct_start: float = 0.2,
         div_factor: float = 25.0,
         final: float = 0.0,
         shape: str = "linear",
         warmup: str | float = 0.0,
     ) -> None:
         if not 0 < pct_start < 1:
-            raise ConfigError(f"scheduler.pct_start must be between 0 and 1, got {pct_start}. scheduler.pct_start=0.3")
+            raise ConfigError(f"scheduler.pct_start must be between 0 and 1, got {pct_start}. scheduler.pct_start=0.2")
         if div_factor < 1:
             raise ConfigError(f"scheduler.div_factor must be at least 1, got {div_factor}. scheduler.div_factor=25")
         self._start = pct_start
