@@ -119,6 +119,7 @@ def test_own_model_and_data_need_no_base_class(own: list[str], here: Path) -> No
     assert "in_features: 2" in config and "num_classes: 3" in config
     resumed = dlwp.train(f"resume={run.folder}", "trainer.epochs=3")
     assert resumed.summary["epoch"] == 3
+    assert dlwp.evaluate(str(run.folder))["split"] == "val"  # this data has no test split
 
 
 def test_foreign_run_may_not_run_code_unless_trusted(own: list[str], here: Path) -> None:

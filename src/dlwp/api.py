@@ -343,12 +343,12 @@ def _dry_run(config: Config) -> Run:
     return Run(nowhere.path, {"exit": "dry_run"})
 
 
-def evaluate(checkpoint: str, *, split: str = "test", words: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a run's best weights (or a given checkpoint's) on a split of its data.
 
     Args:
         checkpoint: a run folder, a checkpoint folder, or "last".
-        split: train, val or test.
+        split: train, val or test; auto is test, or val where the data has no test split.
         words: settings to change, such as "data.root=/d/x" or "device=cpu".
 
     Returns:
@@ -367,6 +367,8 @@ def evaluate(checkpoint: str, *, split: str = "test", words: Sequence[str] = ())
     if folder is None:
         raise ConfigError(f"{path} has no checkpoint yet. Train it: dlwp-train resume={path}")
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), folder, for_training=False)
+    if split == "auto":
+        split = "test" if "test" in parts.loaders else "val"
     if split not in parts.loaders:
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
     tensors, record = checkpoints.load(folder)

@@ -15,6 +15,7 @@ from torch import nn
 from dlwp import devices
 from dlwp.build import Parts
 from dlwp.data.datasets import size
+from dlwp.data.resident import ResidentLoader
 from dlwp.rehearsal import Rehearsal
 
 _BAR = " · "
@@ -48,9 +49,11 @@ def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:
         pieces.append(facts.task)
     if facts.input_shape:
         pieces.append("x".join(map(str, facts.input_shape)))
-    feeding = "in memory" if type(parts.loaders["train"]).__name__ == "ResidentLoader" else "by workers"
-    workers = parts.decided().get("data.num_workers")
-    feeding += f" ({workers})" if workers is not None else ""
+    workers = parts.decided().get("data.num_workers", values.get("num_workers"))
+    if isinstance(parts.loaders["train"], ResidentLoader):
+        feeding = "in memory"
+    else:
+        feeding = f"by {workers} worker{'s' if workers != 1 else ''}" if workers else "sample by sample in this process"
     second = [_reasoned(feeding, parts.reason("data.loader"))]
     second.append(f"augmented: {describe_augment(values.get('augment'))}" if values.get("augment") else "not augmented")
     if facts.mean is not None:

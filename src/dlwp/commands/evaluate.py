@@ -31,7 +31,7 @@ def _evaluate() -> int:
     )
     parser.add_argument("--version", action="version", version=f"dlwp {__version__}")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="checkpoint=, split=, format= and settings")
-    own = {"checkpoint": "", "split": "test", "format": "text"}
+    own = {"checkpoint": "", "split": "auto", "format": "text"}
     words = []
     for word in parser.parse_intermixed_args().settings:
         key, separator, value = word.partition("=")
@@ -47,5 +47,5 @@ def _evaluate() -> int:
 
     found = api.evaluate(own["checkpoint"], split=own["split"], words=words)
     line = found.pop("line")
-    print(json.dumps(found, indent=1) if own["format"] == "json" else f"{own['split']:<8} {line}")
+    print(json.dumps(found, indent=1) if own["format"] == "json" else f"{found['split']:<8} {line}")
     return 0

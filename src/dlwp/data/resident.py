@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from dlwp import randomness
 from dlwp.data.datasets import ArrayDataset, rows
+from dlwp.data.facts import name_of
 from dlwp.errors import ConfigError
 
 _SHARE = 0.3
@@ -134,7 +135,7 @@ def _formatted(inputs: Tensor, channels_last: bool) -> Tensor:
 def fits(dataset: Dataset[Any], device: torch.device) -> tuple[bool, str]:
     """Return whether a data set can be held whole on the device, and the reason."""
     if not isinstance(dataset, ArrayDataset):
-        return False, f"{type(dataset).__name__} gives samples one by one"
+        return False, f"{name_of(dataset)} gives samples one by one"
     needed = dataset.inputs.nbytes + dataset.targets.nbytes
     amount = f"{needed / 2**20:,.0f} MiB" if needed >= 2**20 else f"{needed / 2**10:,.0f} KiB"
     if device.type == "cpu":
