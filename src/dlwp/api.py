@@ -113,10 +113,13 @@ def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: 
             console.warn(warning)
         if checkpoint is not None:
             _resume(trainer, checkpoint, console)
+        elif config.resume is not None:
+            console.warn(f"{run.path} has no checkpoint yet: starting it again from step 0, in the same folder")
         outcome = trainer.fit(parts.loaders["train"], parts.loaders.get("val"))
-        if not outcome.exit.startswith("stopped:"):
+        stopped = outcome.exit.startswith("stopped:")
+        if not stopped:
             _test(run, parts, trainer, console)
-    _say_end(run, trainer, console)
+    _say_end(run, trainer, console, stopped=stopped)
     return Run(run.path, run.read_summary())
 
 
@@ -286,13 +289,13 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> N
         console.say(f"test     {report.result_line('test', values, count, step, trainer.monitor)}")
 
 
-def _say_end(run: RunFolder, trainer: Trainer, console: Console) -> None:
+def _say_end(run: RunFolder, trainer: Trainer, console: Console, *, stopped: bool) -> None:
     from dlwp import report
 
     progress = trainer.state.progress
     _say_table(console, {
         "time": [report.time_line(trainer.times)],
-        "next": report.next_lines(run.path, max(progress.epoch, 1)),
+        "next": report.next_lines(run.path, None if stopped else 2 * max(progress.epoch, 1)),
     })  # fmt: skip
     console.repeat_warnings()
 

@@ -163,13 +163,18 @@ def time_line(times: dict[str, float]) -> str:
     return _BAR.join(f"{value / total:.0%} {name}" for name, value in shares if value / total >= 0.005)
 
 
-def next_lines(folder: Path, settings_epochs: int) -> list[str]:
-    """Return the commands that one would type next."""
+def next_lines(folder: Path, epochs: int | None) -> list[str]:
+    """Return the commands that one would type next.
+
+    Args:
+        folder: of the run.
+        epochs: to extend it to; None where it was stopped and goes on as it is.
+    """
     shown = shlex.quote(str(folder))
     return [
         f"tensorboard --logdir {shlex.quote(str(folder.parent))}",
         f"dlwp-eval checkpoint={shown}",
-        f"dlwp-train resume={shown} trainer.epochs={2 * settings_epochs}",
+        f"dlwp-train resume={shown}" + (f" trainer.epochs={epochs}" if epochs else ""),
     ]
 
 

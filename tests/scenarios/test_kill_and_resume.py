@@ -111,7 +111,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(
     ("variant", "kills"),
     [
-        ("memory", ["step 1", "step 10", "evaluation 14"]),
+        ("memory", ["step 4", "step 10", "evaluation 14"]),
         ("memory", ["save 8", "evaluation 21"]),
         ("workers", ["step 9"]),
         ("plateau, accumulation", ["evaluation 7", "step 20"]),
