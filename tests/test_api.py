@@ -183,3 +183,47 @@ def test_device_that_is_not_there_is_told() -> None:
         pytest.skip("there is a CUDA device")
     with pytest.raises(MachineError, match="no CUDA device"):
         dlwp.train(*SMALL, "device=cuda")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["trainer.precision=fp64"],
+        ["trainer.precision=bf16"],
+        ["trainer.precision=fp16"],
+        ["trainer.deterministic=true", "trainer.detect_anomaly=true"],
+        ["trainer.accumulate=3", "trainer.clip_norm=0.1", "trainer.ema_decay=0.9"],
+        ["trainer.on_nonfinite=skip"],
+        ["trainer.on_nonfinite=rollback", "trainer.checkpoint_every=1 steps"],
+        ["trainer.eval_every=1 steps", "trainer.keep_last=2", "trainer.monitor=val/loss", "trainer.log_every=1"],
+        ["trainer.max_time=1 s", "trainer.checkpoint_every=0.001 s", "trainer.keep_best=false"],
+        ["trainer.limit_batches=1", "trainer.progress=true", "trainer.channels_last=true"],
+        ["scheduler=plateau", "optimizer=adamw"],
+        [
+            "scheduler._target_=torch.optim.lr_scheduler.OneCycleLR",
+            "++scheduler.max_lr=0.1",
+            "++scheduler.total_steps=20",
+        ],
+        ["scheduler._target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "++scheduler.patience=1"],
+        ["optimizer=sgd", "optimizer._target_=torch.optim.NAdam"],
+        ["optimizer._target_=torch.optim.SGD", "++optimizer.momentum=0.5"],
+        ["+metrics.f1._target_=torchmetrics.F1Score", "+metrics.f1.task=multiclass", "+metrics.f1.num_classes=3"],
+    ],
+    ids=" ".join,
+)
+def test_every_way_to_train_works_and_resumes(words: list[str]) -> None:
+    import torch
+
+    try:
+        run = dlwp.train(*[word for word in SMALL if word != "trainer.epochs=2"], "trainer.epochs=2", *words)
+        assert run.exit in ("done", "max_time") and run.summary["test"]["loss"] > 0
+        more = dlwp.train(f"resume={run.folder}", "trainer.epochs=3", "trainer.max_time=null", "trainer.max_steps=9")
+        assert more.summary["step"] > run.summary["step"]
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def test_profile_is_a_trace_and_a_table() -> None:
+    run = dlwp.train(*SMALL[:-3], *SMALL[-2:], "trainer.epochs=5", "trainer.profile=true")
+    assert json.loads((run.folder / "profile" / "trace.json").read_text())["traceEvents"]
+    assert "aten::" in (run.folder / "profile" / "operations.txt").read_text()

@@ -154,7 +154,8 @@ def _build(config: Config, checkpoint: Path | None, *, for_training: bool = True
     from dlwp.parts import Trust
 
     own = config.resume is None or is_own(find_run(str(config.resume))[0])
-    builder = Builder(config.values, Trust(own, config.values.get("trust") or ()))
+    typed = [word.lstrip("+~").partition("=")[0] for word in config.typed]
+    builder = Builder(config.values, Trust(own, config.values.get("trust") or ()), typed)
     return builder.build() if for_training else builder.build_for_evaluation()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,11 @@ from dlwp.metrics import ConfusionMatrix
 from dlwp.parts import Trust, instantiate, locate, takes
 from dlwp.settings import DataKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
 from dlwp.training.trainer import Loader, Trainer
+
+_OWN_KEYS = {
+    group: tuple(one.name for one in dataclasses.fields(schema))
+    for group, schema in (("data", DataKeys), ("optimizer", OptimizerKeys), ("scheduler", SchedulerKeys))
+}
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,13 @@ class Builder:
     Args:
         values: the composed config as plain containers.
         trust: which targets may be resolved.
+        typed: full keys that a person set. Where a part's `_target_` is among them, keys of the option in whose place
+            it stands are left out unless the new class takes them, or they are typed as well.
     """
 
-    def __init__(self, values: Mapping[str, Any], trust: Trust | None = None) -> None:
+    def __init__(self, values: Mapping[str, Any], trust: Trust | None = None, typed: Collection[str] = ()) -> None:
         self._values = values
+        self._typed = frozenset(typed)
         self._trust = trust
         self._seed = values["seed"]
         self._decisions: list[Decision] = []
@@ -333,7 +341,15 @@ class Builder:
         section = self._values.get(group)
         if not section or "_target_" not in section:
             raise ConfigError(f"no {group} is chosen. {group}=NAME, or {group}._target_=my_file.MyClass")
-        return dict(section)
+        if f"{group}._target_" not in self._typed:
+            return dict(section)
+        target = locate(section["_target_"], f"{group}._target_", self._trust)
+        kept = {"_target_", *_OWN_KEYS.get(group, ())}
+        return {
+            name: value
+            for name, value in section.items()
+            if name in kept or f"{group}.{name}" in self._typed or takes(target, name)
+        }
 
     def _take_off(self, group: str, schema: type) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a section without the keys that dlwp reads itself, and those; a constructor's own argument stays."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlwp.errors import ConfigError
+
+_FLOAT = "$float"
 
 
 @runtime_checkable
@@ -160,7 +163,7 @@ class TrainState:
         self.progress = Progress(**record["progress"])
         for name, part in self._stateful.items():
             if name in record["stateful"]:
-                part.load_state_dict(record["stateful"][name])
+                part.load_state_dict(_from_json(record["stateful"][name]))
 
     def _optimizer_by_name(self) -> dict[str, Any]:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
@@ -230,9 +233,19 @@ def _shape(tensors: dict[str, Tensor], name: str) -> str:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, Tensor):
-        return value.tolist()
+        return _jsonable(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: str(value)}  # JSON has no infinity, and the best value of a plateau scheduler begins with it
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items() if not callable(item)}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
     return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {_FLOAT}:
+            return float(value[_FLOAT])
+        return {key: _from_json(item) for key, item in value.items()}
+    return [_from_json(item) for item in value] if isinstance(value, list) else value
