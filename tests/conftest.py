@@ -6,7 +6,9 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: on tiny models more threads only wait for one another
 
-from collections.abc import Callable
+import logging
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,18 @@ def own_place(tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("MPLCONFIGDIR", str(caches / "matplotlib"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def terminal() -> Iterator[None]:
+    """Begin as in a terminal (nohup and some CI ignore a hang-up), and leave logging as it was: Hydra sets it up."""
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    signal.signal(signal.SIGHUP, hang_up)
 
 
 @pytest.fixture(scope="session")
