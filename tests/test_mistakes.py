@@ -169,6 +169,7 @@ ROWS = [
         r"prediction is \[4, 10\], target \[4\]: this would"),
     row("74 optimizer argument", "+optimizer.momentumm=0.9", 2,
         r"optimizer: SGD has no argument 'momentumm'\. Did"),
+    row("optimizer with a closure", "optimizer._target_=torch.optim.LBFGS", 2, r"LBFGS evaluates the loss several"),
     row("76 plateau without val", "scheduler=plateau data.val_fraction=0", 2,
         r"this scheduler needs a validation"),
     row("77 monitor", "trainer.monitor=val_acc", 2,
