@@ -98,7 +98,7 @@ def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: 
         go_on = f"dlwp-train resume={run.path} trainer.epochs={2 * epochs}"
         console.say(f"{run.path} is finished ({epochs} epochs). To go on: {go_on}")
         return Run(run.path, run.read_summary())
-    parts = _build(config, checkpoint)
+    parts = _build(config)
     config_text = config.yaml(parts.decided(stored_only=True))
     _describe(run, config, parts, config_text)
     _say_summary(run, config, parts, console)
@@ -149,7 +149,7 @@ def _is_finished(run: RunFolder, config: Config) -> bool:
     return summary.get("exit") == "done" and not asked
 
 
-def _build(config: Config, checkpoint: Path | None, *, for_training: bool = True) -> Parts:
+def _build(config: Config, *, for_training: bool = True) -> Parts:
     from dlwp.build import Builder
     from dlwp.parts import Trust
 
@@ -338,7 +338,7 @@ def _dry_run(config: Config) -> Run:
     from dlwp.observers.console import Console
 
     console = Console(None, progress=config.values["trainer"]["progress"])
-    parts = _build(config, None)
+    parts = _build(config)
     nowhere = RunFolder(Path(config.values.get("run_dir") or "(none: dry run)"))
     _say_summary(nowhere, config, parts, console)
     for warning in (*config.warnings, *parts.warnings):
@@ -370,7 +370,7 @@ def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ())
     folder = folder or RunFolder(path).pointed("best") or RunFolder(path).pointed("last")
     if folder is None:
         raise ConfigError(f"{path} has no checkpoint yet. Train it: dlwp-train resume={path}")
-    parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), folder, for_training=False)
+    parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
     if split == "auto":
         split = "test" if "test" in parts.loaders else "val"
     if split not in parts.loaders:
