@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dlwp import checkpoint
 from dlwp.errors import DataError, MachineError
-from dlwp.runs import files
+from dlwp.runs import files, manifest
 from dlwp.training.state import TrainState
 
 
@@ -102,8 +102,8 @@ def test_damage_is_found_and_the_file_is_named(tmp_path: Path, damage: object, n
     checkpoint.save(tmp_path, 1, state(), "model: {}\n")
     folder = checkpoint.save(tmp_path, 2, state(), "model: {}\n")
     damage(folder / name)
-    assert not checkpoint.is_complete(folder)
-    with pytest.raises(DataError, match=rf"{name}.*Another: resume=.*step-00000001"):
+    assert not manifest.is_complete(folder)
+    with pytest.raises(DataError, match=rf"{name}.*Newest whole one: step 1, .*resume=.*step-00000001"):
         checkpoint.load(folder)
 
 
@@ -143,7 +143,7 @@ def test_save_cut_at_any_write_leaves_a_whole_checkpoint_or_none(tmp_path: Path)
             os._exit(0)
         died = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 137
         found = sorted(parent.glob("step-*"))
-        assert all(checkpoint.is_complete(folder) for folder in found) and first in found
+        assert all(manifest.is_complete(folder) for folder in found) and first in found
         if not died:
             assert number > 15 and len(found) == 2
             return

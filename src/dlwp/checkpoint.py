@@ -13,26 +13,26 @@ Knows nothing of the trainer: what is saved is anything with `tensors()` and `re
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from dlwp import __version__
 from dlwp.errors import DataError, MachineError
-from dlwp.runs import files
+from dlwp.runs import files, manifest
 
 FORMAT_VERSION = 1
 """Of state.json; a rise needs a migration."""
 
 _TENSOR = "$tensor"
-_MANIFEST = "MANIFEST.json"
 
 
 class Survivor(Protocol):
@@ -68,7 +68,50 @@ def step_of(folder: Path) -> int:
     return int(match[1])
 
 
-def save(parent: Path, step: int, state: Survivor, config_text: str) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """A state at one step, ready to be written: tensors by file and name, and the record that goes with them."""
+
+    step: int
+    tensors: dict[str, dict[str, Tensor]]
+    record: dict[str, Any]
+    config_text: str
+
+
+def snapshot(step: int, state: Survivor, config_text: str, *, copied: bool = False) -> Snapshot:
+    """Take hold of a state.
+
+    Args:
+        step: of the state.
+        state: what is saved.
+        config_text: config.yaml.
+        copied: copy every tensor into the host's memory, so that training may go on while it is written.
+    """
+    groups, skeletons, aliases = {}, {}, {}
+    for group, nested in state.tensors().items():
+        tensors: dict[str, Tensor] = {}
+        skeletons[group] = _flatten(nested, "", tensors)
+        aliases[group] = _take_aliases(tensors)
+        groups[group] = {name: _copy(tensor) if copied else tensor.detach() for name, tensor in tensors.items()}
+    record = {
+        "format_version": FORMAT_VERSION,
+        "dlwp": __version__,
+        "torch": metadata.version("torch"),
+        **state.record(),
+        "structure": skeletons,
+        "aliases": {group: found for group, found in aliases.items() if found},
+    }
+    return Snapshot(step, groups, record, config_text)
+
+
+def size(state: Survivor) -> int:
+    """Return the bytes of a state's tensors."""
+    tensors: dict[str, Tensor] = {}
+    _flatten(state.tensors(), "", tensors)
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
+def write(parent: Path, taken: Snapshot) -> Path:
     """Write `parent`/step-XXXXXXXX whole or not at all, and return its path.
 
     Written under a temporary name, each file synced and the manifest last, then renamed; a complete one of the same
@@ -77,14 +120,13 @@ def save(parent: Path, step: int, state: Survivor, config_text: str) -> Path:
     Raises:
         OSError: the disk is full, read-only, or gone; nothing is left behind.
     """
-    final = parent / name_of(step)
+    final = parent / name_of(taken.step)
     if final.exists():
-        if is_complete(final):
+        if manifest.is_complete(final):
             return final
         files.rename(final, parent / f".broken-{final.name}-{files.unique()}")
-    contents = _contents(state, config_text)
-    entries = {name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
-    contents[_MANIFEST] = _with_own_hash({"files": entries})
+    contents = _contents(taken)
+    contents[manifest.NAME] = manifest.text_of(contents)
     temporary = parent / f".tmp-{final.name}-{files.unique()}"
     files.make_folder(temporary)
     try:
@@ -98,24 +140,22 @@ def save(parent: Path, step: int, state: Survivor, config_text: str) -> Path:
     return final
 
 
-def _contents(state: Survivor, config_text: str) -> dict[str, bytes]:
-    contents, skeletons, aliases = {}, {}, {}
-    for group, nested in state.tensors().items():
-        tensors: dict[str, Tensor] = {}
-        skeletons[group] = _flatten(nested, "", tensors)
-        aliases[group] = _take_aliases(tensors)
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def save(parent: Path, step: int, state: Survivor, config_text: str) -> Path:
+    """Take a snapshot and write it: see `write`."""
+    return write(parent, snapshot(step, state, config_text))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())  # on the host, contiguous
+
+
+def _contents(taken: Snapshot) -> dict[str, bytes]:
+    contents = {}
+    for group, tensors in taken.tensors.items():
+        plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         contents[f"{group}.safetensors"] = safetensors.torch.save(plain, metadata={"format": "pt"})
-    record = {
-        "format_version": FORMAT_VERSION,
-        "dlwp": __version__,
-        "torch": metadata.version("torch"),
-        **state.record(),
-        "structure": skeletons,
-        "aliases": {group: found for group, found in aliases.items() if found},
-    }
-    contents["state.json"] = (json.dumps(record, indent=1, allow_nan=False) + "\n").encode()
-    contents["config.yaml"] = config_text.encode()
+    contents["state.json"] = (json.dumps(taken.record, indent=1, allow_nan=False) + "\n").encode()
+    contents["config.yaml"] = taken.config_text.encode()
     return contents
 
 
@@ -168,8 +208,8 @@ def load(folder: Path, groups: Sequence[str] | None = None) -> tuple[dict[str, A
         DataError: a file is missing, changed, cut or lengthened; it is named.
         MachineError: it was made by a newer dlwp.
     """
-    manifest = read_manifest(folder)
-    record = json.loads(_verified(folder, "state.json", manifest))
+    entries = manifest.read(folder)
+    record = _record(folder, entries)
     if record["format_version"] > FORMAT_VERSION:
         raise MachineError(
             f"{folder} was made by dlwp {record['dlwp']} (format {record['format_version']}), this is {__version__} "
@@ -180,63 +220,16 @@ def load(folder: Path, groups: Sequence[str] | None = None) -> tuple[dict[str, A
     for group in structure if groups is None else groups:
         if group not in structure:
             raise DataError(f"{folder} holds no {group}. It holds: {', '.join(structure)}")
-        tensors = safetensors.torch.load(_verified(folder, f"{group}.safetensors", manifest))
+        tensors = safetensors.torch.load(manifest.verified(folder, f"{group}.safetensors", entries))
         tensors |= {name: tensors[kept] for name, kept in aliases.get(group, {}).items()}
         found[group] = _unflatten(structure[group], tensors)
     if groups is None:
-        _verified(folder, "config.yaml", manifest)
+        manifest.verified(folder, "config.yaml", entries)
     return found, record
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return name -> {"size", "sha256"} of a checkpoint's files.
-
-    Raises:
-        DataError: there is none, or it is damaged.
-    """
+def _record(folder: Path, entries: dict[str, Any]) -> dict[str, Any]:
     try:
-        data = (folder / _MANIFEST).read_bytes()
-        manifest = json.loads(data)
-        if _with_own_hash({"files": manifest["files"]}) != data:
-            raise ValueError("its own sha256 differs")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{folder / _MANIFEST} is damaged ({error}).{_way_out(folder)}") from error
-    return manifest["files"]
-
-
-def is_complete(folder: Path) -> bool:
-    """Return whether every file that the manifest names is there with its size and SHA-256."""
-    try:
-        manifest = read_manifest(folder)
-        for name in manifest:
-            _verified(folder, name, manifest)
-    except DataError:
-        return False
-    return True
-
-
-def _verified(folder: Path, name: str, manifest: dict[str, Any]) -> bytes:
-    if name not in manifest or Path(name).name != name:
-        raise DataError(f"{folder} holds no {name}")
-    try:
-        data = (folder / name).read_bytes()
-    except OSError as error:
-        raise DataError(f"{folder / name} cannot be read ({error.strerror}).{_way_out(folder)}") from error
-    if len(data) != manifest[name]["size"]:
-        raise DataError(
-            f"{folder / name} is damaged ({len(data):,} bytes, expected {manifest[name]['size']:,}).{_way_out(folder)}"
-        )
-    if hashlib.sha256(data).hexdigest() != manifest[name]["sha256"]:
-        raise DataError(f"{folder / name} is damaged (sha256 differs).{_way_out(folder)}")
-    return data
-
-
-def _way_out(folder: Path) -> str:
-    others = sorted((other.name for other in folder.parent.glob("step-*") if other.name != folder.name), reverse=True)
-    return f" Another: resume={folder.parent / others[0]}" if others else " No other checkpoint is there"
-
-
-def _with_own_hash(body: dict[str, Any]) -> bytes:
-    canonical = json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
-    text = json.dumps({**body, "sha256": hashlib.sha256(canonical).hexdigest()}, indent=1)
-    return (text + "\n").encode()
+        return json.loads(manifest.verified(folder, "state.json", entries))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{folder / 'state.json'} is no record of a run ({type(error).__name__}: {error})") from error

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dlwp import checkpoint
 from dlwp.errors import RunError
 from dlwp.observers.saving import Saving
-from dlwp.runs import files
+from dlwp.runs import files, manifest
 from dlwp.runs.folder import RunFolder
 from dlwp.settings import Duration
-from dlwp.training.events import Saved, Settled, Stop
+from dlwp.training.events import Evaluated, Saved, Settled, Stop
 
+FILES = ("model.safetensors", "optimizer.safetensors")
 CALLS = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "unlink", "rmdir")
 
 
 def make_saving(run: RunFolder, every: str = "1 epoch", **options: Any) -> Saving:
-    given: dict[str, Any] = {"keep_last": 1, "keep_best": True, "config_text": "seed: 0\n", **options}
+    given: dict[str, Any] = {
+        "keep_last": 1,
+        "keep_best": True,
+        "config_text": "seed: 0\n",
+        "background": False,
+        **options,
+    }
     return Saving(run, every=Duration.parse(every), **given)
 
 
@@ -40,7 +49,7 @@ class Events:
         self.saved: list[int] = []
 
     def on_save(self, event: Saved) -> None:
-        assert checkpoint.is_complete(event.path)
+        assert manifest.is_complete(event.path)
         self.saved.append(event.step)
 
 
@@ -182,8 +191,8 @@ def test_a_save_killed_at_any_call_leaves_a_complete_checkpoint_named(
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         last = run.pointed("last")
         assert last is not None, f"call {k}: nothing is named"
-        assert checkpoint.is_complete(last), f"call {k}"
-        assert all(checkpoint.is_complete(path) for path in run.saved()), f"call {k}: half a checkpoint has a name"
+        assert manifest.is_complete(last), f"call {k}"
+        assert all(manifest.is_complete(path) for path in run.saved()), f"call {k}: half a checkpoint has a name"
         if status == 0:
             break
         killed += 1
@@ -277,3 +286,50 @@ def test_files_of_a_checkpoint_follow_the_umask(tmp_path: Path, make_trainer: An
     modes = {path.stat().st_mode & 0o777 for path in run.path.rglob("*") if path.is_file()}
     assert modes == {0o640}
     assert {path.stat().st_mode & 0o777 for path in run.path.rglob("*") if path.is_dir()} == {0o750}
+
+
+def test_what_is_written_beside_the_training_is_the_state_of_its_step(
+    tmp_path: Path, make_trainer: Any, batches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a slow disk several steps change the weights while a checkpoint is written."""
+
+    def contents(run: RunFolder) -> dict[str, bytes]:
+        return {f"{path.name}/{name}": (path / name).read_bytes() for path in run.saved() for name in FILES}
+
+    real = os.fsync
+    waited, beside = RunFolder.create(tmp_path / "waited"), RunFolder.create(tmp_path / "beside")
+    make_trainer([make_saving(waited, "4 steps", keep_last=9)]).fit(*batches)
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: (time.sleep(0.01), real(descriptor)))
+    trainer = make_trainer([make_saving(beside, "4 steps", keep_last=9, background=True)])
+    trainer.fit(*batches)
+    assert contents(beside) == contents(waited)
+    assert pointed(beside, "best") == trainer.state.progress.best_step
+
+
+def test_a_best_step_that_the_disk_did_not_take_is_written_with_the_next_save(
+    tmp_path: Path, make_trainer: Any, batches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.create(tmp_path / "run")
+
+    class Fill:
+        def on_step(self, event: Any) -> None:
+            if event.step == 6:
+                full.setattr(files.os, "fsync", refuse)
+
+        def warn(self, text: str) -> None:
+            full.undo()
+
+        def on_evaluation(self, event: Evaluated) -> None:
+            event.trainer.state.progress.best_value = 2.0  # no later step is better
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as full:
+        trainer = make_trainer([Fill(), make_saving(run, "2 epochs", background=True)])
+        trainer.fit(*batches)
+    assert ["step 7 not saved" in text for text in trainer.warnings] == [True]
+    assert (pointed(run, "best"), pointed(run, "last")) == (7, 21)
+    kept, _ = checkpoint.load(run.checkpoints / "step-00000007")
+    last, _ = checkpoint.load(run.checkpoints / "step-00000021")
+    assert not torch.equal(kept["model"]["1.weight"], last["model"]["1.weight"])

@@ -5,11 +5,15 @@ Knows nothing of what is in a checkpoint.
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
-from dlwp import checkpoint
+from dlwp import checkpoint, devices
+from dlwp.checkpoint import Snapshot
 from dlwp.errors import RunError
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder
@@ -21,7 +25,9 @@ class Saving:
     """Save the run's state as often as asked, at each best evaluation, and at the end.
 
     The order is: write the new checkpoint whole, let `last` (and `best`) name it, and only then delete old ones, so
-    that at any moment one that is complete is named.
+    that at any moment one that is complete is named. All that is done in a thread, on a copy of the state, while
+    training goes on; one save at a time, the last one waited for. A best step that a full disk did not take is kept in
+    memory and written with the next save.
 
     Args:
         run: the folder.
@@ -30,6 +36,7 @@ class Saving:
         keep_best: also keep that of the best evaluation.
         config_text: config.yaml, laid into each.
         max_failed_saves: failures in a row that end the run.
+        background: write beside the training; else training waits.
         clock: seconds, rising.
     """
 
@@ -44,6 +51,7 @@ class Saving:
         keep_best: bool,
         config_text: str,
         max_failed_saves: int = 3,
+        background: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run = run
@@ -52,6 +60,7 @@ class Saving:
         self._keep_best = keep_best
         self._config_text = config_text
         self._max_failed_saves = max_failed_saves
+        self._background = background
         self._clock = clock
         self._every_steps = 1
         self._began = clock()
@@ -59,6 +68,8 @@ class Saving:
         self._stale: set[str] = set()
         self._saved_step: int | None = None
         self._best_due = False
+        self._kept: Snapshot | None = None  # the best step, which could not be written yet
+        self._writing: _Writing | None = None
         self._failed = 0
 
     def on_start(self, event: Started) -> None:
@@ -82,7 +93,7 @@ class Saving:
             self._best_due = True
 
     def on_settled(self, event: Settled) -> None:
-        """Save if it is time, or this step is the best so far.
+        """Begin a save if it is time, or this step is the best so far; tell of the one before when it is done.
 
         Raises:
             RunError: too many saves in a row have failed.
@@ -92,48 +103,96 @@ class Saving:
         else:
             due = event.step % self._every_steps == 0
         if due or self._best_due:
-            self._try_to_save(event)
+            self._begin(event, beside=self._background)
+        if self._writing is not None and not self._writing.is_alive():
+            self._finish(event)
 
     def on_end(self, event: Ended) -> None:
-        """Save the last step, unless it is saved or the run failed.
+        """Wait for the save that is being written; save the last step, unless it is saved or the run failed.
 
         Raises:
             RunError: it cannot be saved.
         """
-        if event.exit != "failed" and (event.step != self._saved_step or self._best_due):
-            self._try_to_save(event, attempts=1)
-
-    def _try_to_save(self, event: Settled | Ended, attempts: int | None = None) -> None:
-        try:
-            path, elapsed_s = self._save(event)
-        except OSError as error:
-            self._failed += 1
-            text = f"checkpoint of step {event.step:,} not saved: {self._fault(error)}"
-            if self._failed >= (attempts or self._max_failed_saves):
-                times = f" ({self._failed} saves in a row have failed)" if self._failed > 1 else ""
-                raise RunError(text + times) from error
-            event.trainer.warn(text)
+        if event.exit == "failed":
+            self._finish(event, attempts=sys.maxsize)
             return
-        self._failed = 0
-        spent = event.trainer.times
-        spent["saving"] = spent.get("saving", 0.0) + elapsed_s
-        event.trainer.emit(Saved(event.trainer, event.step, path, elapsed_s))
-        self._delete_old(event)
+        self._finish(event)
+        if event.step != self._saved_step or self._best_due or self._kept is not None:
+            self._begin(event, beside=False)
+            self._finish(event, attempts=1)
 
-    def _save(self, event: Settled | Ended) -> tuple[Path, float]:
+    def _begin(self, event: Settled | Ended, *, beside: bool) -> None:
+        """Take hold of the state and begin to write it: beside the training, where memory has room for a copy."""
+        self._finish(event)  # one at a time: where the disk is slower than the interval, training waits
         began = time.perf_counter()
-        name = checkpoint.name_of(event.step)
-        if name in self._stale:
-            self._discard(name)
-        path = checkpoint.save(self._run.checkpoints, event.step, event.trainer.state, self._config_text)
-        self._order = [known for known in self._order if known != name] + [name]
-        self._run.point("last", name)
-        if self._best_due:
-            self._run.point("best", name)
-        self._best_due = False
+        state = event.trainer.state
+        beside = beside and 2 * checkpoint.size(state) < devices.free_host_memory()
+        is_best, self._best_due = self._best_due, False
+        jobs = [_Job(event.step, is_best)]
+        try:
+            jobs[0].taken = checkpoint.snapshot(event.step, state, self._config_text, copied=beside)
+        except OSError as error:  # of a keeper whose lines the disk does not take
+            self._writing = _Writing(jobs, self._write, error)
+            return
+        if self._kept is not None and not is_best:
+            jobs.insert(0, _Job(self._kept.step, True, self._kept))
+        self._kept = None
         self._saved_step = event.step
         self._began = self._clock()
-        return path, time.perf_counter() - began
+        self._writing = _Writing(jobs, self._write)
+        if beside:
+            self._writing.start()
+        else:
+            self._writing.run()
+        self._writing.copied = beside
+        self._writing.waited_s = time.perf_counter() - began
+
+    def _write(self, jobs: list[_Job]) -> Path:
+        """Write checkpoints, point to them, delete old ones; each job that is done is taken off the list."""
+        while True:
+            taken, is_best = jobs[0].taken, jobs[0].is_best
+            assert taken is not None
+            name = checkpoint.name_of(taken.step)
+            if name in self._stale:
+                self._discard(name)
+            path = checkpoint.write(self._run.checkpoints, taken)
+            self._order = [known for known in self._order if known != name] + [name]
+            self._run.point("last", name)
+            if is_best:
+                self._run.point("best", name)
+            if len(jobs) == 1:
+                return path
+            del jobs[0]
+
+    def _finish(self, event: Settled | Ended, attempts: int | None = None) -> None:
+        """Wait for what is being written, delete what is no longer kept, and tell of it.
+
+        Raises:
+            RunError: it failed, as `attempts` (max_failed_saves) in a row have.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        began = time.perf_counter()
+        path = writing.result()
+        waited_s = writing.waited_s + time.perf_counter() - began
+        spent = event.trainer.times
+        spent["saving"] = spent.get("saving", 0.0) + waited_s
+        if path is not None:
+            self._failed = 0
+            event.trainer.emit(Saved(event.trainer, checkpoint.step_of(path), path, waited_s))
+            self._delete_old(event)
+            return
+        self._failed += 1
+        self._saved_step = None
+        best = next((job for job in writing.jobs if job.is_best), None)
+        if best is not None and writing.copied:
+            self._kept = best.taken
+        text = f"checkpoint of step {writing.jobs[0].step:,} not saved: {self._fault(writing.error)}"
+        if self._failed >= (attempts or self._max_failed_saves):
+            times = f" ({self._failed} saves in a row have failed)" if self._failed > 1 else ""
+            raise RunError(text + times) from writing.error
+        event.trainer.warn(text)
 
     def _delete_old(self, event: Settled | Ended) -> None:
         kept = {*self._order[-self._keep_last :], *self._named()}
@@ -164,9 +223,47 @@ class Saving:
         elif pointed is not None and pointed.name in self._stale:
             self._run.point("best", None)
 
-    def _fault(self, error: OSError) -> str:
+    def _fault(self, error: OSError | None) -> str:
+        assert error is not None
         last = self._run.pointed("last")
         needed = sum(path.stat().st_size for path in last.iterdir()) if last is not None else 0
         text = files.fault(error, self._run.checkpoints, needed)
         advice = ". Free space, or trainer.keep_last=1" if text.startswith("disk") else ""
         return f"{text}{advice}; last good: {f'step {checkpoint.step_of(last):,}' if last is not None else 'none'}"
+
+
+@dataclass
+class _Job:
+    step: int
+    is_best: bool
+    taken: Snapshot | None = None
+
+
+class _Writing(threading.Thread):
+    """Checkpoints being written: `run` in this thread, or `start` for one of its own."""
+
+    def __init__(self, jobs: list[_Job], write: Callable[[list[_Job]], Path], error: OSError | None = None) -> None:
+        super().__init__(name="saving")
+        self.jobs = jobs
+        self.error = error
+        self.copied = False
+        self.waited_s = 0.0
+        self._job = write
+        self._path: Path | None = None
+        self._defect: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._path = self._job(self.jobs)
+        except OSError as error:
+            self.error = error
+        except BaseException as error:  # any error: it is raised where the result is asked for
+            self._defect = error
+
+    def result(self) -> Path | None:
+        """Return the last checkpoint once it is written; None where the disk did not take it: see `error`."""
+        if self.ident is not None:
+            self.join()
+        if self._defect is not None:
+            raise self._defect
+        return self._path
