@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -62,22 +63,80 @@ def test_nested_sections_are_built() -> None:
     assert isinstance(built, nn.TransformerEncoder)
 
 
+FOREIGN = Trust(everything=False)
+
+
 @pytest.mark.parametrize(
     "target",
     [
         "os.system", "builtins.eval", "torch.load", "torch.hub.load", "torch.serialization.os.system",
-        "pathlib.Path.unlink",
-        "torch.utils.collect_env.run", "torch.utils.cpp_extension.load_inline", "subprocess.Popen",
+        "pathlib.Path.unlink", "torch.utils.collect_env.run", "torch.utils.cpp_extension.load_inline",
+        "subprocess.Popen", "torch.jit.ScriptModule", "torch.fx.GraphModule", "torch.distributed.nn.RemoteModule",
+        "torch.package.PackageImporter", "torch.nn.Module.load_state_dict", "dlwp.checkpoint.load",
+        "torch.utils.data.datapipes.iter.FileLister",
+        "torchvision.datasets.LSUN", "torchvision.datasets.utils.download_url", "torchvision.models.get_model",
+        "dlwp.runs.files.remove_tree", "dlwp.runs.folder.RunFolder", "dlwp.commands.train.main", "dlwp.api.train",
+        "dlwp.train", "dlwp.parts.Trust", "dlwp.observers.saving.Saving", "dlwp.data.images.pictures.read_splits",
+        "dlwp.data.streaming.StreamingLoader",
     ],
 )  # fmt: skip
 def test_foreign_config_may_not_run_code(target: str) -> None:
-    with pytest.raises(ConfigError, match=r"wants to run|no module|has no"):
-        locate(target, "model._target_", Trust(everything=False))
+    with pytest.raises(ConfigError, match=r"^model\._target_ wants to run .*\. If you trust its maker: trust=\[\w+\]$"):
+        locate(target, "model._target_", FOREIGN)
 
 
-def test_foreign_config_may_build_parts_of_trusted_packages() -> None:
-    foreign = Trust(everything=False)
-    assert locate("torch.nn.Linear", "model._target_", foreign) is nn.Linear
-    locate("torch.optim.SGD", "optimizer._target_", foreign)
-    locate("dlwp.models.resnet.ResNet", "model._target_", foreign)
-    assert locate("os.system", "x", Trust(everything=False, packages=["posix"])) is not None
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.nn.Linear", "torch.nn.CrossEntropyLoss", "torch.optim.SGD", "torch.optim.lr_scheduler.OneCycleLR",
+        "torch.utils.data.TensorDataset", "torch.utils.data.RandomSampler", "torchvision.models.resnet18",
+        "torchvision.models.ResNet", "torchvision.datasets.FakeData", "torchvision.transforms.ToTensor",
+        "torchvision.transforms.v2.RandomCrop", "dlwp.models.resnet.ResNet", "dlwp.data.images.digits",
+        "dlwp.data.synthetic.synthetic", "dlwp.metrics.Accuracy", "dlwp.schedules.OneCycle", "dlwp.optimizers.Muon",
+        "dlwp.observers.overfit.Overfit",
+    ],
+)  # fmt: skip
+def test_foreign_config_may_build_parts_of_trusted_packages(target: str) -> None:
+    locate(target, "model._target_", FOREIGN)
+
+
+def test_every_target_of_our_own_configs_is_a_part(checkout: Path) -> None:
+    written = [re.findall(r"_target_: ([\w.]+)", path.read_text()) for path in (checkout / "configs").rglob("*.yaml")]
+    targets = {target for found in written for target in found}
+    assert len(targets) > 30
+    for target in targets:
+        locate(target, "x", FOREIGN)
+
+
+def test_trust_is_given_to_what_a_name_resolves_to() -> None:
+    assert locate("os.system", "x", Trust(everything=False, packages=["os", "posix"])) is not None
+    with pytest.raises(ConfigError, match=r"trust=\[posix\]"):
+        locate("os.system", "x", Trust(everything=False, packages=["os"]))
+
+
+def test_foreign_config_imports_nothing_of_the_folder_where_the_person_stands(own_place: Path, monkeypatch) -> None:
+    (own_place / "evil.py").write_text("from pathlib import Path\nPath('evil-ran').touch()\n")
+    (own_place / "timm").mkdir()
+    (own_place / "timm" / "__init__.py").write_text("from pathlib import Path\nPath('evil-ran').touch()\n")
+    monkeypatch.syspath_prepend(own_place)
+    for target in ("evil.Model", "timm.create_model"):
+        with pytest.raises(ConfigError, match="wants to run"):
+            locate(target, "model._target_", FOREIGN)
+    assert not Path("evil-ran").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"model_name": "hf_hub:someone/evil"},
+        {"model_name": "local-dir:evil"},
+        {"model_name": "resnet18", "checkpoint_path": "evil.pt"},
+    ],
+)
+def test_foreign_config_may_not_let_timm_fetch_or_read_weights(arguments: dict[str, str]) -> None:
+    def create_model(**options: str) -> None: ...
+
+    create_model.__module__ = "timm.models._factory"  # timm need not be installed
+    with pytest.raises(ConfigError, match=r"^model wants to run 'timm\..*create_model'"):
+        FOREIGN.check_call("model", create_model, arguments)
+    FOREIGN.check_call("model", create_model, {"model_name": "resnet18", "pretrained": True})

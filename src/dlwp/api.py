@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlwp.errors import ConfigError, DlwpError, MachineError, RunError
 from dlwp.runs import files
-from dlwp.runs.folder import RunFolder, default_path, find_run, is_own, note_own, point_latest
+from dlwp.runs.folder import RunFolder, default_path, find_run, note_own, point_latest
 
 if TYPE_CHECKING:
     from dlwp.build import Parts
@@ -116,10 +116,11 @@ def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: 
         elif config.resume is not None:
             console.warn(f"{run.path} has no checkpoint yet: starting it again from step 0, in the same folder")
         outcome = trainer.fit(parts.loaders["train"], parts.loaders.get("val"))
-        stopped = outcome.exit.startswith("stopped:")
-        if not stopped:
-            _test(run, parts, trainer, console)
-    _say_end(run, trainer, console, stopped=stopped)
+        exit = outcome.exit
+        if not exit.startswith("stopped:") and not _test(run, parts, trainer, console):
+            exit = signals.exit or exit
+    run.update_summary(exit=exit)  # last: who reads "done" finds all of it
+    _say_end(run, trainer, console, stopped=exit.startswith("stopped:"))
     return Run(run.path, run.read_summary())
 
 
@@ -153,9 +154,8 @@ def _build(config: Config, *, for_training: bool = True) -> Parts:
     from dlwp.build import Builder
     from dlwp.parts import Trust
 
-    own = config.resume is None or is_own(find_run(str(config.resume))[0])
     typed = [word.lstrip("+~").partition("=")[0] for word in config.typed]
-    builder = Builder(config.values, Trust(own, config.values.get("trust") or ()), typed)
+    builder = Builder(config.values, Trust(not config.foreign, config.trusted), typed)
     return builder.build() if for_training else builder.build_for_evaluation()
 
 
@@ -167,7 +167,8 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
     from dlwp.runs import environment
 
     files.write_atomic(run.config, config_text)
-    note_own(run.path, config_text)
+    if not config.foreign:
+        note_own(run.path, config_text)
     if config.resume is None:
         files.write_atomic(run.overrides, "".join(f"- {json.dumps(word)}\n" for word in config.words) or "[]\n")
     decided = {one.key: {"value": one.value, "reason": one.reason} for one in parts.decisions}
@@ -211,11 +212,11 @@ def _observers(
     from dlwp.observers.saving import Saving
     from dlwp.observers.stopping import MaxTime, Patience
     from dlwp.observers.tensorboard import TensorBoard
-    from dlwp.parts import instantiate
+    from dlwp.parts import Trust, instantiate
     from dlwp.settings import Duration
 
     settings, logger, classes = parts.settings, config.values["logger"], parts.data.facts.classes
-    observers: list[Any] = [console, signals, Recording(run)]
+    observers: list[Any] = [console, signals, Recording(run, test_follows=True)]
     if settings.patience is not None:
         observers.append(Patience(settings.patience))
     if settings.max_time is not None:
@@ -231,7 +232,8 @@ def _observers(
     if settings.profile:
         observers.append(Profiling(run.path / "profile"))
     for name, section in (config.values.get("callbacks") or {}).items():
-        observers.append(instantiate(section, f"callbacks.{name}"))
+        trust = Trust(not config.foreign, config.trusted)
+        observers.append(instantiate(section, f"callbacks.{name}", trust))
     every = Duration.parse(settings.checkpoint_every)
     observers.append(
         Saving(run, every=every, keep_last=settings.keep_last, keep_best=settings.keep_best, config_text=config_text)
@@ -266,10 +268,10 @@ def _resume(trainer: Trainer, checkpoint: Path, console: Console) -> None:
             console.warn(trainer.warnings[-1])
 
 
-def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> None:
-    """Evaluate the test split once, with the weights of the best validation step."""
+def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> bool:
+    """Evaluate the test split once, with the best validation step's weights; return False if that was broken off."""
     if "test" not in parts.loaders:
-        return
+        return True
     from dlwp import checkpoint as checkpoints
     from dlwp import report
     from dlwp.training.state import load_weights
@@ -288,6 +290,7 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> N
         run.update_summary(test={**values, "step": step})
         count = parts.loaders["test"].num_samples
         console.say(f"test     {report.result_line('test', values, count, step, trainer.monitor)}")
+    return values is not None
 
 
 def _say_end(run: RunFolder, trainer: Trainer, console: Console, *, stopped: bool) -> None:

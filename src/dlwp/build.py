@@ -25,7 +25,8 @@ from dlwp.errors import ConfigError, did_you_mean
 from dlwp.metrics import ConfusionMatrix
 from dlwp.parts import Trust, instantiate, locate, takes
 from dlwp.settings import DataKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
-from dlwp.training.trainer import Loader, Trainer
+from dlwp.training.batches import Loader
+from dlwp.training.trainer import Trainer
 
 _OWN_KEYS = {
     group: tuple(one.name for one in dataclasses.fields(schema))
@@ -189,7 +190,8 @@ class Builder:
             if kind == "memory":
                 found[name] = resident.ResidentLoader(dataset, batch_size, **options)
             else:
-                found[name] = streaming.StreamingLoader(dataset, batch_size, num_workers=workers, **options)
+                options |= {"num_workers": workers, "timeout_s": keys.timeout_s, "on_error": keys.on_error}
+                found[name] = streaming.StreamingLoader(dataset, batch_size, **options)
         return found
 
     def _loader_kind(self, data: Splits, keys: DataKeys, device: torch.device) -> tuple[str, int]:
@@ -199,6 +201,8 @@ class Builder:
             kind = self._decide("data.loader", "memory" if fits else "workers", reason, stored=False)
         elif kind == "memory" and not isinstance(data.train, ArrayDataset):
             raise ConfigError(f"data.loader=memory needs arrays: {reason}. data.loader=workers")
+        if kind == "memory" and keys.on_error == "skip":
+            raise ConfigError("data.on_error=skip is for data.loader=workers; data held in memory was read before")
         if kind == "memory":
             return kind, 0
         if keys.num_workers == "auto":

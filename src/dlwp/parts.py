@@ -6,7 +6,9 @@ Knows nothing of what the parts are for, and nothing of Hydra.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Collection, Mapping
@@ -19,7 +21,23 @@ import torch
 from dlwp.errors import ConfigError, DlwpError, MachineError, did_you_mean
 
 TRUSTED_PACKAGES = ("dlwp", "torch", "torchvision", "timm", "torchmetrics")
-"""Packages whose classes may be built from a config that is not the person's own."""
+"""Packages whose parts may be built from a config that is not the person's own."""
+
+_PLACES = re.compile(
+    r"dlwp\.models\.|torch\.nn\.modules\.|torch\.optim\.|torch\.utils\.data\.(dataset|sampler)$|timm\.(models|layers|optim)\."
+    r"|torchvision\.(models|ops|transforms)\.|torchvision\.datasets\.(?!lsun)"  # lsun unpickles what lies beside it
+    r"|torchmetrics\.(classification|regression|aggregation|segmentation|retrieval|collections|wrappers)\b"
+)
+"""Modules of these packages whose classes are parts: they read no pickle, start no program, import no name they get."""
+
+_PLAIN = ("dlwp.metrics", "dlwp.schedules", "dlwp.optimizers", "dlwp.data.operations", "dlwp.observers.overfit")
+"""Modules of dlwp whose public classes are parts without being any of torch's kinds."""
+
+_FUNCTIONS = {
+    "dlwp.data.images": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"),
+    "dlwp.data.synthetic": ("synthetic",),
+}
+"""Module -> its functions that are parts; beside them, those that make torchvision's and timm's models."""
 
 _OPTIONAL = {"timm": "timm", "torchmetrics": "torchmetrics"}
 
@@ -36,24 +54,66 @@ class Trust:
         self._everything = everything
         self._packages = tuple(packages)
 
+    def check_import(self, key: str, target: str) -> None:
+        """Refuse a name whose import alone would run code that the rule does not allow.
+
+        Raises:
+            ConfigError: its package is neither a trusted one that is installed, nor in `trust`.
+        """
+        package = target.partition(".")[0]
+        if not (self._everything or package in self._packages or (package in TRUSTED_PACKAGES and _installed(package))):
+            raise self._refusal(key, target, package)
+
     def check(self, key: str, target: str, found: Any) -> None:
         """Refuse what the rule does not allow, judged by what the name resolved to, not by its spelling.
 
         Raises:
-            ConfigError: it is not a class of a trusted package that is a part, nor of a package in `trust`.
+            ConfigError: it is not a part of a trusted package, nor of a package in `trust`.
         """
         package = (getattr(found, "__module__", None) or "").partition(".")[0]
-        if self._everything or package in self._packages or (package in TRUSTED_PACKAGES and _is_part(found)):
+        if not (self._everything or package in self._packages or _is_part(found)):
+            raise self._refusal(key, target, package or type(found).__module__)
+
+    def check_call(self, key: str, target: Any, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments that let timm fetch a stranger's weights, or read them from a file.
+
+        Raises:
+            ConfigError: the config is not the person's own, and they are of that kind.
+        """
+        if self._everything or (getattr(target, "__module__", None) or "").partition(".")[0] != "timm":
             return
-        raise ConfigError(f"{key} wants to run '{target}'. If you trust its maker: trust=[{target.partition('.')[0]}]")
+        doubtful = [one for one in arguments.values() if isinstance(one, str) and (":" in one or "/" in one)]
+        if doubtful or any(arguments.get(name) for name in ("checkpoint_path", "pretrained_cfg", "cache_dir")):
+            raise self._refusal(key, f"timm.{_name(target)}", "timm")
+
+    @staticmethod
+    def _refusal(key: str, target: str, package: str) -> ConfigError:
+        return ConfigError(f"{key} wants to run '{target}'. If you trust its maker: trust=[{package}]")
+
+
+def _installed(package: str) -> bool:
+    """Return whether a package is an installed one: a folder of its name where the person stands is not."""
+    spec = importlib.util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return spec is None or (bool(places) and all(Path(place).resolve().parent != Path.cwd() for place in places))
 
 
 def _is_part(found: Any) -> bool:
-    package = found.__module__.partition(".")[0]
-    if inspect.isclass(found):
-        kinds = (torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.utils.data.Dataset)
-        return issubclass(found, kinds) or package == "dlwp"
-    return package == "dlwp" or found.__module__.startswith("torchvision.models")
+    module, name = getattr(found, "__module__", None) or "", getattr(found, "__name__", "")
+    if not inspect.isclass(found):
+        if module.startswith("torchvision.models."):
+            from torchvision.models._api import BUILTIN_MODELS
+
+            return any(found is one for one in BUILTIN_MODELS.values())
+        return name in _FUNCTIONS.get(module, ()) or (module, name) == ("timm.models._factory", "create_model")
+    kinds = (
+        torch.nn.Module, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler, torch.utils.data.Dataset,
+        torch.utils.data.Sampler,
+    )  # fmt: skip
+    if module in _PLAIN:
+        return not name.startswith("_")
+    is_transform = module.startswith("torchvision.transforms.")  # some of these are plain classes
+    return bool(_PLACES.match(module)) and (issubclass(found, kinds) or is_transform)
 
 
 def locate(target: Any, key: str, trust: Trust | None = None) -> Any:
@@ -70,6 +130,8 @@ def locate(target: Any, key: str, trust: Trust | None = None) -> Any:
     """
     if not isinstance(target, str) or not target or any(not part.isidentifier() for part in target.split(".")):
         raise ConfigError(f"{key} must be the dotted name of a class or function, got {target!r}")
+    trust = trust or Trust()
+    trust.check_import(key, target)
     _make_working_directory_importable()
     parts = target.split(".")
     if parts[0] in ("torchvision", "timm", "torchmetrics"):
@@ -93,7 +155,7 @@ def locate(target: Any, key: str, trust: Trust | None = None) -> Any:
         found = inner
     if not callable(found):
         raise ConfigError(f"{key}: {target} is a {type(found).__name__}; a class or a function is needed")
-    (trust or Trust()).check(key, target, found)
+    trust.check(key, target, found)
     return found
 
 
@@ -160,6 +222,7 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
     }
     arguments |= given
     check_arguments(target, arguments, key)
+    (trust or Trust()).check_call(key, target, arguments)
     try:
         return target(**arguments)
     except (DlwpError, MemoryError, KeyboardInterrupt):

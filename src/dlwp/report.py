@@ -121,7 +121,7 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
     batch = values["data"]["batch_size"]
     schedule = choices.get("scheduler") or "no schedule"
     pieces.append(f"{schedule} over {total:,} steps of {batch}")
-    if parts.settings.accumulate > 1:
+    if parts.settings.accumulate not in (1, "auto"):
         pieces.append(f"each in {parts.settings.accumulate} pieces")
     return [_BAR.join(pieces)]
 

@@ -25,6 +25,8 @@ class CommandSettings:
     run_dir: str | None = None
     resume: str | None = None
     resume_exact: bool = True
+    resume_fallback: bool = False
+    verify_resume: bool = False
     tags: list[str] = field(default_factory=list)
     notes: str = ""
     dry_run: bool = False
@@ -47,10 +49,11 @@ class TrainerSettings:
     epochs: int = 15
     max_steps: int | None = None
     max_time: str | None = None
+    extend: str = "stretch"
     precision: str = "auto"
     channels_last: bool | str = "auto"
     compile: bool = False
-    accumulate: int = 1
+    accumulate: int | str = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
     eval_every: str = "1 epoch"
@@ -89,6 +92,8 @@ class DataKeys:
     max_samples: int | None = None
     loader: str = "auto"
     num_workers: int | str = "auto"
+    timeout_s: float = 300.0
+    on_error: str = "error"
     drop_last: bool = False
     augment: Any = None
     mean: Any = None
@@ -117,7 +122,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.progress": ("auto", "true", "false"),
     "trainer.on_nonfinite": ("stop", "skip", "rollback"),
     "trainer.monitor_mode": ("auto", "min", "max"),
+    "trainer.extend": ("stretch", "hold", "restart"),
     "data.loader": ("auto", "memory", "workers"),
+    "data.on_error": ("error", "skip"),
     "data.task": ("auto", "classification", "regression", "reconstruction", "other"),
     "scheduler.interval": ("step", "epoch"),
 }
@@ -137,6 +144,7 @@ MINIMUM: dict[str, float] = {
     "data.batch_size": 1,
     "data.eval_batch_size": 1,
     "data.num_workers": 0,
+    "data.timeout_s": 0.1,
     "data.val_fraction": 0,
     "data.max_samples": 1,
 }
@@ -150,10 +158,11 @@ DURATIONS: dict[str, tuple[str, ...]] = {
 """Keys that hold a duration, and the units that each takes."""
 
 FREE_ON_RESUME = (
-    "callbacks", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.root", "device",
-    "dry_run", "logger", "notes", "resume_exact", "tags", "trainer.checkpoint_every", "trainer.epochs",
-    "trainer.keep_best", "trainer.keep_last", "trainer.log_every", "trainer.max_steps", "trainer.max_time",
-    "trainer.patience", "trainer.profile", "trainer.progress", "trust",
+    "callbacks", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.on_error",
+    "data.root", "data.timeout_s", "device", "dry_run", "logger", "notes", "resume_exact", "resume_fallback", "tags",
+    "trainer.checkpoint_every", "trainer.epochs", "trainer.extend", "trainer.keep_best", "trainer.keep_last",
+    "trainer.log_every", "trainer.max_steps", "trainer.max_time", "trainer.patience", "trainer.profile",
+    "trainer.progress", "trust",
 )  # fmt: skip
 """Keys, and sections whole, that a resumed run may change and still be the same run: how long it trains, what it keeps,
 shows and records, where it runs and where its data lies."""

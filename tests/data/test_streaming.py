@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy
@@ -162,21 +163,149 @@ def test_a_bad_sample_is_named_in_one_line(workers: int, fault: str, words: str)
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_error_in_the_users_own_code_keeps_its_kind(workers: int) -> None:
-    with pytest.raises(KeyError, match="acc"):
+    with pytest.raises(KeyError, match="acc") as caught:
         tensors(StreamingLoader(Faulty("own"), 3, num_workers=workers).epoch())
+    assert "at sample 7 of Faulty" in str([caught.value, *getattr(caught.value, "__notes__", ())])
 
 
-def test_a_killed_worker_is_told_with_its_sample() -> None:
-    with pytest.raises(RunError, match=r"data worker 0 was killed \(signal 9\) at sample 7.*data.num_workers=0"):
-        tensors(StreamingLoader(Faulty("kill"), 3, num_workers=1).epoch())
+class Listener:
+    """Hears what a loader tells; says after `patience` questions that it wants no more."""
+
+    def __init__(self, patience: float = float("inf")) -> None:
+        self.warnings: list[str] = []
+        self.lost: list[tuple[int, str, str]] = []
+        self.asked = 0
+        self.patience = patience
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def waiting(self) -> bool:
+        self.asked += 1
+        return self.asked > self.patience
+
+    def left_out(self, sample: int, name: str, reason: str) -> None:
+        self.lost.append((sample, name, reason))
 
 
-def test_a_death_is_told_when_data_is_asked_for_and_not_in_the_middle_of_a_step() -> None:
-    batches = StreamingLoader(Faulty("kill"), 3, num_workers=1).epoch()
-    next(batches)
-    time.sleep(2)  # a step, in which the worker dies: torch's own handler would raise here
-    with pytest.raises(RunError, match="was killed"):
-        list(batches)
+def test_a_worker_killed_twice_at_a_sample_is_told_with_it() -> None:
+    loader = StreamingLoader(Faulty("kill"), 3, num_workers=1)
+    loader.listener = Listener()
+    words = r"data worker 0 was killed \(signal 9\) at sample 7 twice.*data.num_workers=0"
+    with pytest.raises(RunError, match=words):
+        tensors(loader.epoch())
+    assert len(loader.listener.warnings) == 1
+
+
+class KilledOnce(Noisy):
+    """Its worker is killed at sample 7, the first time."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__(40)
+        self.mark = Path(mark)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index == 7 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("step_s", [0.0, 1.0])
+def test_dead_workers_are_replaced_from_the_current_batch_with_the_same_result(step_s: float) -> None:
+    """With a step of a second the worker dies in the middle of it: torch's own handler would raise there."""
+    loader = StreamingLoader(KilledOnce("killed"), 3, seed=2, shuffle=True, num_workers=2)
+    loader.listener = Listener()
+    batches = loader.epoch()
+    first = next(batches)
+    time.sleep(step_s)
+    expected = tensors(StreamingLoader(Noisy(40), 3, seed=2, shuffle=True).epoch())
+    assert_same([*first, *tensors(batches)], expected)
+    [warning] = loader.listener.warnings
+    assert "was killed (signal 9) at sample 7; all workers were started anew at batch" in warning
+    assert_same(tensors(loader.epoch(1)), tensors(StreamingLoader(Noisy(40), 3, seed=2, shuffle=True).epoch(1)))
+
+
+def test_workers_that_die_between_epochs_are_replaced() -> None:
+    """The loader of another split asks for data in between."""
+    loader = StreamingLoader(Noisy(), 3, num_workers=1)
+    other = StreamingLoader(Noisy(), 4, num_workers=1)
+    expected = tensors(loader.epoch()) + tensors(other.epoch())
+    for process in loader._loader._iterator._workers:
+        process.kill()
+    time.sleep(0.2)
+    found = tensors(other.epoch())
+    assert_same(tensors(loader.epoch()) + found, expected)
+
+
+class Slow(Noisy):
+    """A sample takes a while."""
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        time.sleep(1.3)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_while_data_is_waited_for_the_listener_is_asked_and_may_end_it(workers: int) -> None:
+    loader = StreamingLoader(Slow(), 3, num_workers=workers)
+    loader.listener = Listener()
+    assert len(tensors(loader.epoch(0, 3))) == 2  # two samples, 2.6 s
+    assert 1 <= loader.listener.asked <= 3
+    loader.listener = Listener(patience=0)
+    began = time.monotonic()
+    assert tensors(loader.epoch()) == []
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_the_indices_of_a_batch_come_back_with_it(workers: int) -> None:
+    loader = StreamingLoader(Noisy(), 4, seed=5, shuffle=True, num_workers=workers)
+    for _, targets in loader.epoch(3, 1):
+        assert loader.indices.dtype == torch.int64
+        assert loader.indices.tolist() == targets.tolist()
+
+
+class Broken(Noisy):
+    """Some samples cannot be read; `samples` names them as torchvision's data sets do."""
+
+    def __init__(self, broken: int, length: int = 40) -> None:
+        super().__init__(length)
+        self.broken = broken
+        self.samples = [(f"/d/{index}.jpg", 0) for index in range(length)]
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        if index < self.broken:
+            raise OSError("image file is truncated")
+        return super().__getitem__(index)
+
+
+def test_samples_that_cannot_be_read_are_replaced_alike_for_any_workers_and_told_once() -> None:
+    found = []
+    for workers in WORKERS:
+        loader = StreamingLoader(Broken(8), 3, seed=1, shuffle=True, num_workers=workers, on_error="skip")
+        loader.listener = Listener()
+        found.append(tensors(loader.epoch()) + tensors(loader.epoch(1)))
+        lost = {index: (name, reason) for index, name, reason in loader.listener.lost}
+        assert sorted(lost) == list(range(8))
+        assert len(loader.listener.lost) == 8
+        assert lost[3] == ("/d/3.jpg", "OSError: image file is truncated")
+    assert int(min(targets.min() for targets in found[0][1::2])) == 8
+    for other in found[1:]:
+        assert_same(other, found[0])
+
+
+def test_too_many_samples_that_cannot_be_read_are_named() -> None:
+    loader = StreamingLoader(Broken(21), 1, on_error="skip")
+    with pytest.raises(DataError, match=r"21 of 40 samples cannot be read.*\(/d/20.jpg\)"):
+        tensors(loader.epoch())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_cannot_be_read_is_named_with_its_sample(workers: int) -> None:
+    words = r"sample 0 of Broken \(/d/0.jpg\) cannot be read: OSError: image file is truncated.*data.on_error=skip"
+    with pytest.raises(DataError, match=words):
+        tensors(StreamingLoader(Broken(1), 3, num_workers=workers).epoch())
 
 
 def test_a_worker_that_hangs_is_told_with_its_sample() -> None:

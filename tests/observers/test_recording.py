@@ -119,7 +119,8 @@ def test_summary_has_the_promised_form_from_the_start_to_the_test(
     summary = run.read_summary()
     assert set(seen) == {"running"}
     assert list(summary) == [
-        "exit", "step", "epoch", "best", "last", "test", "samples_per_s", "elapsed_s", "time", "warnings", "error",
+        "exit", "step", "epoch", "best", "last", "test", "samples_per_s", "elapsed_s", "time", "left_out",
+        "warnings", "error",
     ]  # fmt: skip
     assert (summary["exit"], summary["step"], summary["epoch"]) == ("done", 21, 3)
     assert list(summary["best"]) == ["step", "val/accuracy"]
@@ -172,7 +173,7 @@ def test_no_checkpoint_is_saved_while_lines_wait(tmp_path: Path, make_trainer: A
     recording = Recording(run)
     trainer = make_trainer([recording], epochs=1)
     trainer.fit(*batches)
-    recording._waiting.append("{}")
+    recording._metrics.waiting.append("{}")
     run.metrics.rename(tmp_path / "aside")
     run.metrics.mkdir()  # a name that takes no line
     with pytest.raises(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,13 @@ from dlwp.runs.folder import RunFolder
 from dlwp.training.events import Logged, Settled, Stop
 
 HPARAMS = {"seed": 0, "optimizer": {"lr": 0.02, "nesterov": True}, "model": {"norm": None}}
+
+
+class Broken:
+    """Breaks the first evaluation off."""
+
+    def on_evaluation_step(self, event: Any) -> Stop:
+        return Stop("stopped:SIGTERM")
 
 
 def make(run: RunFolder) -> TensorBoard:
@@ -80,6 +88,47 @@ def test_after_a_cut_and_a_resume_each_step_is_there_once(
     make_trainer([Recording(run), make(run), CutAt(run, saved, cut)]).fit(*batches)
     trainer = make_trainer([Recording(run), make(run)])
     trainer.state.load(*checkpoint.load(run.checkpoints / checkpoint.name_of(saved)))
+    trainer.fit(*batches)
+    assert_equal_to_metrics(run)
+
+
+def test_what_follows_the_last_step_is_there_once_after_a_cut_behind_it(
+    tmp_path: Path, make_trainer: Any, batches: Any
+) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    for _ in range(2):  # killed after the test split was recorded, and resumed from the last step's checkpoint
+        trainer = make_trainer([Recording(run), make(run), CutAt(run, 21, 99)])
+        if run.pointed("last") is not None:
+            trainer.state.load(*checkpoint.load(run.checkpoints / checkpoint.name_of(21)))
+        trainer.fit(*batches)
+        run.point("last", checkpoint.name_of(21))
+        trainer.evaluate(batches[1], "test")
+    assert [step for step, _ in scalars(run, "test", "accuracy")] == [21]
+    assert_equal_to_metrics(run)
+
+
+def test_an_evaluation_that_a_cut_left_undone_is_there_once(tmp_path: Path, make_trainer: Any, batches: Any) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    stop = Broken()
+    first = make_trainer([Recording(run), stop])
+    first.fit(*batches)
+    assert first.state.progress.pending[0] == "evaluate"
+    checkpoint.write(run.checkpoints, checkpoint.snapshot(7, first.state, ""))
+    for _ in range(2):  # both go on from there: a complete checkpoint of a step is never replaced
+        trainer = make_trainer([Recording(run), make(run)])
+        trainer.state.load(*checkpoint.load(run.checkpoints / checkpoint.name_of(7)))
+        trainer.fit(*batches)
+    assert [step for step, _ in scalars(run, "val", "accuracy")] == [7, 14, 21]
+
+
+def test_a_resume_within_the_same_second_is_read_in_order(tmp_path: Path, make_trainer: Any, batches: Any) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    make_trainer([Recording(run), make(run), CutAt(run, 4, 16)]).fit(*batches)
+    for path in run.tensorboard.rglob("events.*"):  # as a process with a high number would have named it, just now
+        parts = path.name.split(".")
+        path.rename(path.with_name(".".join([*parts[:3], str(int(time.time())), *parts[4:-2], "99999999", parts[-1]])))
+    trainer = make_trainer([Recording(run), make(run)])
+    trainer.state.load(*checkpoint.load(run.checkpoints / checkpoint.name_of(4)))
     trainer.fit(*batches)
     assert_equal_to_metrics(run)
 

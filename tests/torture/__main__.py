@@ -14,7 +14,7 @@ from pathlib import Path
 import torture
 from torture import kit
 
-_NOT_PROMISES = {"__main__", "kit", "commands", "faults"}
+_NOT_PROMISES = {"__main__", "kit", "commands", "faults", "small_run", "power_loss"}
 
 
 def promises() -> list[kit.Promise]:
@@ -55,12 +55,19 @@ def main(words: list[str]) -> int:
 def _prepare() -> None:
     """Import what every try needs, once, before any is forked."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import torch  # noqa: F401
+    import matplotlib.backends.backend_agg
+    import matplotlib.pyplot
+    import torch._dynamo  # by the first optimizer: half the time of a tiny run
+    import torch.utils.tensorboard  # noqa: F401
 
     import dlwp.api
     import dlwp.build
     import dlwp.commands.train
-    import dlwp.config.compose  # noqa: F401
+    import dlwp.config.compose
+    import dlwp.observers.plots
+    import dlwp.observers.tensorboard
+    import dlwp.rehearsal
+    import dlwp.training.trainer  # noqa: F401
 
 
 def _own_account(folder: Path) -> None:

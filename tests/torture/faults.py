@@ -5,31 +5,38 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 KILL_AT = '''
-import os, signal
+import os, pathlib, signal
 
 class KillAt:
-    """Kills the process where the environment says: "step 9", "evaluation 7", "save 8", "start 0", "end 21"."""
+    """Kills the process where the environment says: "step 9", "evaluation 7", "test 21", "save 8", "start 0", "end 21".
+
+    KILL_WITH names another signal. The file `.training` says that the training has begun.
+    """
 
     def __init__(self):
         self.where, _, step = os.environ.get("KILL_AT", "").partition(" ")
         self.step = int(step or 0)
+        self.number = getattr(signal, os.environ.get("KILL_WITH", "SIGKILL"))
 
     def _kill(self, where, step):
         if where == self.where and step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.where = ""
+            os.kill(os.getpid(), self.number)
 
     def on_start(self, event):
+        pathlib.Path(".training").touch()
         self._kill("start", event.step)
 
     def on_step(self, event):
         self._kill("step", event.step)
 
     def on_evaluation_step(self, event):
-        self._kill("evaluation", event.trainer.state.progress.step)
+        self._kill("evaluation" if event.split == "val" else event.split, event.trainer.state.progress.step)
 
     def on_save(self, event):
         self._kill("save", event.step)
@@ -45,6 +52,14 @@ def write_kill_at(folder: Path) -> None:
     (folder / "kill_at.py").write_text(KILL_AT)
 
 
+class Call(NamedTuple):
+    """A call that was made: "write", what it was given (as bytes where they were written), what it returned."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    found: Any
+
+
 class FaultyDisk:
     """Stands in for `os` in `dlwp.runs.files`, the one door for writes: counts the calls, and fails at one.
 
@@ -55,20 +70,27 @@ class FaultyDisk:
         after: do the call first, then fail.
         lasting: all calls from `at` on fail.
         only: the calls that count; None: all that write.
-        within: part of the path that a call must have to count (calls on descriptors always count).
+        within: part of the path that a call must have to count; calls on a descriptor have that of its file.
+        left_out: calls that are not made at all, to see what they are for.
+
+    Attributes:
+        count: of the calls so far. log: the calls that were made.
     """
 
-    CALLS = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "unlink", "ftruncate", "symlink")
+    CALLS = ("open", "write", "fsync", "close", "mkdir", "rename", "replace", "unlink", "rmdir", "ftruncate", "symlink")
 
     def __init__(
         self, at: int = 0, how: str = "kill", *, after: bool = False, lasting: bool = False,
-        only: tuple[str, ...] | None = None, within: str = "",
+        only: tuple[str, ...] | None = None, within: str = "", left_out: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.at, self.how, self.after, self.lasting = at, how, after, lasting
         self.only = only or self.CALLS
         self.within = within
+        self.left_out = left_out
         self.count = 0
-        self.log: list[tuple[Any, ...]] = []
+        self.log: list[Call] = []
+        self._paths: dict[int, str] = {}
+        self._lock = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(os, name)
@@ -76,20 +98,33 @@ class FaultyDisk:
             return real
 
         def call(*arguments: Any, **options: Any) -> Any:
-            on_path = not isinstance(arguments[0], int)
-            if name not in self.only or (on_path and self.within not in str(arguments[0])):
-                return real(*arguments, **options)
+            with self._lock:  # the log has the order in which the calls were made, whatever the thread
+                return numbered(*arguments, **options)
+
+        def numbered(*arguments: Any, **options: Any) -> Any:
+            path = self._paths.get(arguments[0], "") if isinstance(arguments[0], int) else str(arguments[0])
+            if name in self.left_out:
+                return None
+            if name not in self.only or self.within not in path:
+                return self._done(name, arguments, real(*arguments, **options))
             self.count += 1
             due = self.at and (self.count >= self.at if self.lasting else self.count == self.at)
             if due and not self.after:
                 self._fail(name, real, arguments)
-            found = real(*arguments, **options)
-            self.log.append((name, *arguments))
+            found = self._done(name, arguments, real(*arguments, **options))
             if due and self.after:
                 self._fail(name, real, arguments)
             return found
 
         return call
+
+    def _done(self, name: str, arguments: tuple[Any, ...], found: Any) -> Any:
+        if name == "open":
+            self._paths[found] = str(arguments[0])
+        if name == "write":
+            arguments = (arguments[0], bytes(arguments[1])[:found])
+        self.log.append(Call(name, arguments, found))
+        return found
 
     def _fail(self, name: str, real: Any, arguments: tuple[Any, ...]) -> None:
         if self.how == "half" and name == "write":

@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.resolvers import oc
 
 from dlwp import settings
-from dlwp.config import check, faults, schema
+from dlwp.config import check, faults, foreign, schema
 from dlwp.config.catalog import Catalog, own_folder
 from dlwp.errors import ConfigError
 
@@ -34,7 +34,6 @@ _SCHEMAS = {
     "trainer_schema": settings.TrainerSettings,
     "logger_schema": settings.LoggerSettings,
 }
-_REPLAY = ["train_schema", "trainer_schema@trainer", "logger_schema@logger", "_self_"]
 _PATHS = ("run_dir", "resume", "data.root")
 VERSION_BASE: dict[str, str] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
 """Hydra below 1.4 warns without it, from 1.4 on with it."""
@@ -52,6 +51,7 @@ class Config:
         typed: the words that lead here from dlwp's own files: of a replay, those of the first run and the new ones.
         resume: the run folder or checkpoint that `resume=` names; the values came from its config.yaml and the words.
         warnings: sentences on settings that are allowed and doubtful.
+        foreign: it is of a run that this account did not begin. trusted: what was typed as `trust=[...]`.
     """
 
     values: dict[str, Any]
@@ -61,6 +61,8 @@ class Config:
     typed: list[str] = field(default_factory=list)
     resume: Path | None = None
     warnings: list[str] = field(default_factory=list)
+    foreign: bool = False
+    trusted: list[str] = field(default_factory=list)
 
     def yaml(self, decided: Mapping[str, Any]) -> str:
         """Return the text of a run's config.yaml, from which the run can be replayed and resumed.
@@ -80,7 +82,7 @@ class Config:
             "# A run of dlwp; to start it anew: dlwp-train --config-dir THIS_FOLDER --config-name config",
             f"# typed: {shlex.join(self.typed)}".rstrip(),
             f"# chosen: {chosen}",
-            f"defaults: [{', '.join(_REPLAY)}]",
+            f"defaults: [{', '.join(foreign.DEFAULTS)}]",
         ]
         return "\n".join(head) + "\n" + OmegaConf.to_yaml(OmegaConf.create(kept))
 
@@ -113,7 +115,10 @@ class Origin:
         said = dict(line[2:].split(": ", 1) for line in lines if re.match(r"# (typed|chosen): ", line))
         if "chosen" not in said:
             return None
-        return cls(shlex.split(said.get("typed", "")), dict(pair.split("=", 1) for pair in said["chosen"].split()))
+        try:
+            return cls(shlex.split(said.get("typed", "")), dict(pair.split("=", 1) for pair in said["chosen"].split()))
+        except ValueError as error:
+            raise ConfigError(f"the first lines of {path} are damaged ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,7 @@ class Place:
         primary: the config to begin with.
         resume: the run or checkpoint whose config.yaml that is.
         origin: how that run was made, where the config is a run's (`resume=`, or `--config-dir RUN`).
+        foreign, trusted: as in `Config`.
     """
 
     words: list[str]
@@ -133,6 +139,8 @@ class Place:
     primary: str
     resume: Path | None
     origin: Origin | None
+    foreign: bool
+    trusted: list[str]
 
 
 def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name: str = "train") -> Place:
@@ -144,10 +152,21 @@ def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name:
     rest, resume = _take_resume(words)
     catalog = Catalog(resume or config_dir)
     primary = "config" if resume else config_name.removesuffix(".yaml")
+    folder = resume or config_dir
+    is_foreign = folder is not None and foreign.is_foreign(folder)
+    trusted = _trusted(rest)
+    if folder is not None and is_foreign:
+        foreign.check(folder, trusted)
     origin = Origin.read(catalog.primary(primary))
     if origin is not None:
         _refuse_groups(rest, origin, catalog)
-    return Place(rest, catalog, primary, resume, origin)
+    return Place(rest, catalog, primary, resume, origin, is_foreign, trusted)
+
+
+def _trusted(words: Sequence[str]) -> list[str]:
+    """Return what was typed as `trust=[...]`; what stands so in a file is nobody's word."""
+    typed = [check.split(word)[2] or "" for word in words if check.split(word)[1] == "trust"]
+    return [name for text in typed for name in re.findall(r"[\w.]+", text)]
 
 
 def composed(
@@ -164,6 +183,7 @@ def composed(
         _refuse_changes(parsed, place.resume, whole)
     choices = place.origin.choices if place.origin is not None else own["runtime"]["choices"]
     config = finish(whole, choices, words, place.catalog, place.resume)
+    config.foreign, config.trusted = place.foreign, place.trusted
     config.typed = _overlaid(place.origin.typed if place.origin is not None else [], place.words)
     return config, own
 
@@ -214,7 +234,9 @@ def check_choices(place: Place) -> None:
 def of_job(config: DictConfig, choices: Mapping[str, Any], words: Sequence[str], folder: Path | None) -> Config:
     """Turn the config that Hydra hands to a job of a sweep into a checked config."""
     typed = [word.removeprefix("++") if for_hydra(word.removeprefix("++")) == word else word for word in words]
-    return finish(config, choices, typed, Catalog(folder))
+    found = finish(config, choices, typed, Catalog(folder))
+    found.foreign, found.trusted = folder is not None and foreign.is_foreign(folder), _trusted(words)
+    return found
 
 
 def finish(
@@ -254,11 +276,14 @@ def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None]:
         return rest, None
     if not named[0]:
         raise ConfigError("'resume=' has no value. Write resume=RUN_FOLDER, or resume=last")
+    from dlwp.runs import manifest
     from dlwp.runs.folder import find_run
 
     run, checkpoint = find_run(os.path.expanduser(named[0]))  # noqa: PTH111 ("last" is no path)
     found = checkpoint or run
-    if not (found / "config.yaml").is_file():
+    if checkpoint is not None:
+        manifest.verified(checkpoint, "config.yaml")
+    elif not (found / "config.yaml").is_file():
         raise ConfigError(f"'{found}' has no config.yaml, so it cannot be resumed")
     return rest, found
 

@@ -5,6 +5,7 @@ Knows nothing of models, or of what the facts are used for.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 
 from dlwp import randomness
 from dlwp.data.datasets import ArrayDataset, Facts, Splits, as_arrays, size, targets_of
-from dlwp.errors import ConfigError, DataError
+from dlwp.errors import ConfigError, DataError, DlwpError
 
 _FEW = 2048
 """How many samples of a data set that must be read one by one are looked at."""
@@ -62,10 +63,20 @@ def first_sample(dataset: Dataset[Any]) -> Any:
     Raises:
         DataError: it is None, or holds what is neither tensor, array nor number.
     """
-    with randomness.preserved():
-        sample = dataset[0]
+    sample = _read(dataset, 0)
     check_sample(sample, 0, dataset)
     return sample
+
+
+def _read(dataset: Dataset[Any], index: int) -> Any:
+    try:
+        with randomness.preserved():
+            return dataset[index]
+    except Exception as error:  # any error: the data set is the user's own
+        told = explained(error, index, dataset)
+        if told is error:
+            raise
+        raise told from error
 
 
 def check_sample(sample: Any, index: int, dataset: Dataset[Any]) -> None:
@@ -84,6 +95,37 @@ def check_sample(sample: Any, index: int, dataset: Dataset[Any]) -> None:
 def name_of(dataset: Dataset[Any]) -> str:
     """Return the name of the class of a data set, of the whole for a subset."""
     return name_of(dataset.dataset) if isinstance(dataset, Subset) else type(dataset).__name__
+
+
+def path_of(dataset: Dataset[Any], index: int) -> str | None:
+    """Return the file of a sample where the data set lists them, as torchvision's do: `samples` of (path, class)."""
+    if isinstance(dataset, Subset):
+        return path_of(dataset.dataset, dataset.indices[index])
+    for name in ("samples", "paths", "files"):
+        entries = getattr(dataset, name, None)
+        if isinstance(entries, Sequence) and not isinstance(entries, str) and 0 <= index < len(entries):
+            entry = entries[index][0] if isinstance(entries[index], tuple | list) else entries[index]
+            if isinstance(entry, str | os.PathLike):
+                return str(entry)
+    return None
+
+
+def explained(error: Exception, index: int, dataset: Dataset[Any]) -> Exception:
+    """Return what to raise where a sample was not read: `error`, or DataError for a bad file; both name the sample."""
+    if isinstance(error, DlwpError):
+        return error
+    path = path_of(dataset, index)
+    where = f"sample {index} of {name_of(dataset)}{f' ({path})' if path else ''}"
+    if isinstance(error, OSError | SyntaxError) or type(error).__module__.startswith("PIL."):
+        # Pillow raises SyntaxError for some broken PNG files
+        return DataError(f"{where} cannot be read: {one_line(error)}. Remove or replace it, or data.on_error=skip")
+    error.add_note(f"at {where}")
+    return error
+
+
+def one_line(error: Exception) -> str:
+    """Return kind and text of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
 
 
 def _shape(value: Any) -> tuple[int, ...]:
@@ -171,8 +213,7 @@ def _count_classes(splits: Splits) -> None:
 
 
 def _read_targets(dataset: Dataset[Any]) -> Tensor:
-    with randomness.preserved():
-        return torch.stack([torch.as_tensor(dataset[index][1]) for index in range(size(dataset))])
+    return torch.stack([torch.as_tensor(_read(dataset, index)[1]) for index in range(size(dataset))])
 
 
 def check_labels(splits: Splits, num_classes: int, limit: str, key: str) -> None:

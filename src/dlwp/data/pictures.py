@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
+import struct
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,12 +19,16 @@ import torch
 from torch import Tensor
 
 from dlwp.data.datasets import ArrayDataset
-from dlwp.errors import DataError
+from dlwp.errors import DataError, MachineError
 from dlwp.runs import files
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 """Endings of file names that are taken for pictures."""
 
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded, as its header says: a quarter of a GiB in RGB."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # others call programs (EPS), or unpack without bounds
 _CHUNK = 256
 
 
@@ -121,6 +127,8 @@ def _entries(folder: Path) -> list[tuple[str, int, int]]:
         for entry in os.scandir(folder):
             if entry.name.lower().endswith(SUFFIXES):
                 status = entry.stat()
+                if not stat.S_ISREG(status.st_mode):
+                    raise DataError(f"'{entry.path}' is not a regular file. Remove it")
                 found.append((entry.path, status.st_size, status.st_mtime_ns))
     except PermissionError:
         raise unreadable(folder) from None
@@ -182,13 +190,17 @@ def decode(path: str, sample: int) -> numpy.ndarray:
 
     where = f"{path} (sample {sample})"
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{picture.width}×{picture.height}")
             return numpy.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     except UnidentifiedImageError:
         raise DataError(f"{where} is not a picture. Remove or replace it") from None
     except PermissionError:
         raise unreadable(Path(path)) from None
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken PNG files
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{where} has more than {MAX_PIXELS:,} pixels ({error}). Remove or replace it") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:  # Pillow raises each for broken files
         how = "is cut off" if "truncated" in str(error) else f"cannot be decoded ({error})"
         raise DataError(f"{where} {how}. Remove or replace it") from None
 
@@ -199,7 +211,13 @@ def _decode(listing: Listing, title: str, progress: bool | None) -> Tensor:
 
     paths = listing.paths
     shape = decode(paths[0], 0).shape
-    pictures = numpy.empty((len(paths), *shape), numpy.uint8)
+    try:
+        pictures = numpy.empty((len(paths), *shape), numpy.uint8)
+    except MemoryError:
+        size = len(paths) * numpy.prod(shape) / 1e9
+        raise MachineError(
+            f"{title}: {len(paths):,} pictures need {size:.1f} GB in memory, which are not free"
+        ) from None
 
     def fill(begin: int) -> int:
         chunk = paths[begin : begin + _CHUNK]

@@ -37,7 +37,8 @@ class ResidentLoader:
         channels_last: whether pictures (B, C, H, W) come in the memory format (B, H, W, C).
 
     Attributes:
-        num_samples: samples used an epoch. batch_size: as given.
+        num_samples: samples used an epoch. batch_size: as given. order: of the samples.
+        indices: of the samples in the last batch, int64 (B,), on the host.
     """
 
     def __init__(
@@ -61,30 +62,42 @@ class ResidentLoader:
         self.device = torch.device(device)
         self._inputs = dataset.inputs.to(self.device)
         self._targets = dataset.targets.to(self.device)
-        self._order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
+        self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
         self._transform = transform
         self._channels_last = channels_last
-        self.num_samples = self._order.num_samples
+        self.indices: Tensor | None = None
+        self.num_samples = self.order.num_samples
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches (inputs, targets) of epoch `number` from batch `start` on; what is before costs nothing."""
-        order = self._order.of(number).to(self.device)
+        order = self.order.of(number)
+        there = order.to(self.device)
         for position in range(start, len(self)):
-            indices = order[self._order.bounds(position)]
+            bounds = self.order.bounds(position)
+            self.indices, indices = order[bounds], there[bounds]
             pair = rows(self._inputs, indices), rows(self._targets, indices)
             yield finish(pair, self._transform, number * len(self) + position, self._channels_last)
 
 
 class Order:
-    """The order of an epoch's samples, and its cutting into batches: a function of (seed, epoch, position)."""
+    """The order of an epoch's samples, and its cutting into batches: a function of (seed, epoch, position).
+
+    Attributes:
+        options: the arguments. num_samples: samples used an epoch.
+    """
 
     def __init__(
         self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, limit_batches: int | None
     ) -> None:
+        self.options = {
+            "length": length, "batch_size": batch_size, "seed": seed, "shuffle": shuffle, "drop_last": drop_last,
+            "limit_batches": limit_batches,
+        }  # fmt: skip
+        self._made: tuple[int, Tensor] | None = None
         count = length // batch_size if drop_last else -(-length // batch_size)
         if count == 0:
             raise ConfigError(
@@ -99,10 +112,17 @@ class Order:
         return self._count
 
     def of(self, number: int) -> Tensor:
-        """Return the indices of epoch `number`, (N,), on the host."""
-        if self._shuffle:
-            return randomness.permutation(self._length, self._seed, "order", number)
-        return torch.arange(self._length)
+        """Return the indices of epoch `number`, (N,), on the host; the last asked for is kept."""
+        if self._made is None or self._made[0] != number:
+            if self._shuffle:
+                self._made = number, randomness.permutation(self._length, self._seed, "order", number)
+            else:
+                self._made = number, torch.arange(self._length)
+        return self._made[1]
+
+    def batch(self, number: int, position: int) -> Tensor:
+        """Return the indices of a batch, (B,), on the host."""
+        return self.of(number)[self.bounds(position)]
 
     def bounds(self, position: int) -> slice:
         """Return where batch `position` lies in the order."""

@@ -10,22 +10,26 @@ import os
 import re
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset
 
 from dlwp import randomness
 from dlwp.data.datasets import size
-from dlwp.data.facts import check_sample, name_of
+from dlwp.data.facts import path_of
+from dlwp.data.reading import Failure, Reader, begin_worker, collate
 from dlwp.data.resident import Order, finish
-from dlwp.errors import DataError, DlwpError, RunError
+from dlwp.errors import DataError, RunError
 
 TIMEOUT_S = 300
 """How long a worker may take over a batch."""
+_LOOK_S = 1.0
+"""While a batch is waited for, the listener is asked so often whether to go on."""
 
 
 class StreamingLoader:
@@ -33,7 +37,8 @@ class StreamingLoader:
 
     In front of each sample Python's, NumPy's and torch's generators are seeded from (seed, epoch, index); without
     workers they are restored afterwards. Workers stay over epochs, unless the data set has a `set_epoch`: then that is
-    called, here, before each epoch, and the workers start anew.
+    called, here, before each epoch, and the workers start anew. They hold no state: when one dies all are started anew
+    from the current batch, with a warning; a death at the same sample of an epoch again is an error.
 
     Args:
         dataset: has `__len__` and `__getitem__`.
@@ -41,10 +46,15 @@ class StreamingLoader:
         seed, shuffle, device, transform, drop_last, limit_batches, channels_last: as in `ResidentLoader`.
         num_workers: processes.
         timeout_s: a worker that needs longer for a batch is taken for hung.
+        on_error: "error", or "skip": a sample that cannot be read is replaced by another, a function of (seed, epoch,
+            sample, attempt); up to 1% of the samples, or 100 where that is more, but never half of them.
         multiprocessing_context: "fork", "spawn" or "forkserver"; None is the platform's own.
 
     Attributes:
         num_samples: samples used an epoch.
+        indices: of the last batch's samples as they were asked for and came back, int64 (B,), on the host.
+        listener: None, or who is told: `warn(text)`; `waiting()`, about once a second while a batch is waited for,
+            where True ends the epoch; `left_out(sample, name, reason)`, once for each sample that cannot be read.
     """
 
     def __init__(
@@ -61,59 +71,90 @@ class StreamingLoader:
         channels_last: bool = False,
         num_workers: int = 0,
         timeout_s: float = TIMEOUT_S,
+        on_error: str = "error",
         multiprocessing_context: str | None = None,
     ) -> None:
         self.device = torch.device(device)
+        self.listener: Any = None
+        self.indices = torch.empty(0, dtype=torch.int64)
 
         self._dataset = dataset
-        self._order = Order(size(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
-        self.num_samples = self._order.num_samples
+        self.order = Order(size(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
+        self.num_samples = self.order.num_samples
         self.batch_size = batch_size
         self._transform = transform
         self._channels_last = channels_last
         self._num_workers = num_workers
         self._timeout_s = timeout_s
-        self._batches = _Batches(self._order)
-        self._seeded = _Seeded(dataset, seed, num_workers)
+        self._looked = 0.0
+        self._lost: dict[int, str] = {}
+        self._batches = _Batches(self.order)
+        self._reader = Reader(dataset, seed, num_workers, on_error == "skip", None if num_workers else self._look_up)
         with _without_advice():
             self._loader: DataLoader[Any] = DataLoader(
-                self._seeded,
+                self._reader,
                 batch_sampler=self._batches,
                 num_workers=num_workers,
-                collate_fn=_collate,
+                collate_fn=collate,
                 generator=randomness.generator(seed, "workers"),  # else it draws from the global one
-                worker_init_fn=_begin_worker,
-                timeout=timeout_s if num_workers else 0,
+                worker_init_fn=begin_worker,
+                timeout=min(_LOOK_S, timeout_s) if num_workers else 0,
                 persistent_workers=num_workers > 0 and not hasattr(dataset, "set_epoch"),
                 multiprocessing_context=multiprocessing_context if num_workers else None,
                 pin_memory=self.device.type == "cuda",
             )
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self.order)
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[Any]:
         """Yield the batches of epoch `number` from batch `start` on; the samples before are not read.
 
         Raises:
-            DataError: a sample is None, or samples cannot be stacked.
-            RunError: a worker died or hangs.
+            DataError: a sample is None or cannot be read, samples cannot be stacked, or too many were left out.
+            RunError: a worker died twice at one sample, or hangs.
         """
         if hasattr(self._dataset, "set_epoch"):
             self._dataset.set_epoch(number)
-        self._batches.number, self._batches.start = number, start
-        with _without_advice():
-            batches = iter(self._loader)
-        if self._num_workers:
-            _deaths.listen()
-        sound = False
-        try:
-            for position in range(start, len(self)):
-                batch = self._next(batches)
-                if isinstance(batch, _Failure):
-                    raise batch.error
+        with contextlib.closing(self._collated(number, start)) as batches:
+            for position, (indices, batch, lost) in enumerate(batches, start):
+                for sample, name, reason in lost:
+                    self._leave_out(sample, name, reason)
+                self.indices = indices
                 batch = _moved(batch, self.device)
                 yield finish(batch, self._transform, number * len(self) + position, self._channels_last)
+
+    def _collated(self, number: int, start: int) -> Generator[Any]:
+        """Yield (indices, batch, samples left out) of each batch, from a new pool of workers where one has died."""
+        deaths: set[int] = set()
+        position = start
+        while True:
+            self._batches.number, self._batches.start = number, position
+            try:
+                with contextlib.closing(self._from_pool()) as batches:
+                    for found in batches:
+                        position += 1
+                        yield found
+                return
+            except _GivenUp:
+                return
+            except _Death as death:
+                if death.sample in deaths:
+                    fewer = f"often out of memory: fewer workers, data.num_workers={self._num_workers // 2}"
+                    raise RunError(f"{death} twice, {fewer}") from None
+                deaths.add(death.sample)
+                self._warn(f"{death}; all workers were started anew at batch {position + 1} of epoch {number + 1}")
+
+    def _from_pool(self) -> Generator[Any]:
+        with _without_advice():
+            batches = self._pool()
+        sound = False
+        try:
+            for _ in range(len(self._batches)):
+                found = self._next(batches)
+                if isinstance(found, Failure):
+                    raise found.error
+                yield found
             sound = True
         except GeneratorExit:  # the epoch was left early
             sound = True
@@ -122,62 +163,122 @@ class StreamingLoader:
             if self._num_workers and not (sound and self._loader.persistent_workers):
                 self._end_workers(batches)
 
-    def _next(self, batches: Iterator[Any]) -> Any:
+    def _pool(self) -> Any:
+        try:
+            batches = iter(self._loader)
+        except RuntimeError:  # workers of the last epoch have died, or are too slow to say that they are ready
+            self._end_workers(self._loader._iterator, at_once=True)
+            batches = iter(self._loader)
+        if self._num_workers:
+            _deaths.listen()
+        return batches
+
+    def _next(self, batches: Any) -> Any:
+        began = self._looked = time.monotonic()
         if not self._num_workers:
             with randomness.preserved():
                 return next(batches)
-        try:
-            with _deaths.told():
-                return next(batches)
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            processes = getattr(batches, "_workers", [])
-            told = self._worker_fault(error, processes)
-            if told is None:
-                raise
-            for process in processes:
-                process.kill()  # a hung one would be waited for
-            raise told from error
+        while True:
+            try:
+                with _deaths.told(batches._workers):
+                    return next(batches)
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                told = self._worker_fault(error, batches._workers, time.monotonic() - began)
+                if told is None:
+                    continue
+                if told is not error:
+                    for process in batches._workers:
+                        process.kill()  # a hung one would be waited for
+                raise told from error
 
-    def _end_workers(self, batches: Any) -> None:
-        """End the workers at once, not when memory is tidied up, which may happen in a forked process.
+    def _look_up(self) -> None:
+        """Ask the listener, once a second, whether to go on."""
+        now = time.monotonic()
+        if self.listener is not None and now - self._looked >= _LOOK_S:
+            self._looked = now
+            if self.listener.waiting():
+                raise _GivenUp
+
+    def _leave_out(self, sample: int, name: str, reason: str) -> None:
+        if sample in self._lost:
+            return
+        self._lost[sample] = name
+        if self.listener is not None:
+            self.listener.left_out(sample, name, reason)
+        count = size(self._dataset)
+        if len(self._lost) > min(max(100, count // 100), count // 2):
+            some = ", ".join(f"{index} ({path})" for index, path in list(self._lost.items())[-3:])
+            raise DataError(
+                f"{len(self._lost):,} of {count:,} samples cannot be read, too many for data.on_error=skip: "
+                f"{some}, ... {reason}"
+            )
+
+    def _warn(self, text: str) -> None:
+        if self.listener is not None:
+            self.listener.warn(text)
+        else:
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
+
+    def _end_workers(self, batches: Any, *, at_once: bool = False) -> None:
+        """End the workers now, not when memory is tidied up, which may happen in a forked process.
 
         torch's SIGCHLD handler raises for a dead worker until its pool is shut down.
         """
+        if at_once:
+            for process in batches._workers:
+                process.kill()
         for _ in range(2):
             with contextlib.suppress(RuntimeError):  # that handler, once more
                 batches._shutdown_workers()
         self._loader._iterator = None
-        _deaths.forget()
+        _deaths.forget(batches._workers)
 
-    def _worker_fault(self, error: Exception, processes: list[Any]) -> RunError | None:
-        """Return what to tell when a worker died or hangs, or None where it is another error."""
+    def _worker_fault(self, error: Exception, processes: list[Any], waited_s: float) -> Exception | None:
+        """Return what to raise when a worker died or hangs, `error` where it is another, None to wait on."""
         text = str(error)
         if "DataLoader timed out" in text:
-            samples = ", ".join(str(sample) for sample in self._seeded.places[:, 1].tolist())
+            try:
+                self._look_up()
+            except _GivenUp as stop:
+                return stop
+            if waited_s < self._timeout_s:
+                return None
+            samples = ", ".join(self._named(sample) for sample in self._reader.places.tolist())
             return RunError(
                 f"no answer from the data workers for {self._timeout_s:g} s, at samples {samples}."
                 " data.num_workers=0 shows where"
             )
         found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", text)
         if found is not None:
-            numbers = (self._seeded.places[:, 0] == int(found[1])).nonzero().view(-1).tolist()
+            numbers = [number for number, process in enumerate(processes) if process.pid == int(found[1])]
         elif isinstance(error, ConnectionError | EOFError):  # the first sign of a death may be a closed connection
             numbers = _dead(processes)
         else:
-            return None
+            return error
         if not numbers:
-            return (
-                RunError(f"a data worker ended: {text.splitlines()[0]}. data.num_workers=0 shows why")
-                if found
-                else None
-            )
-        sample = int(self._seeded.places[numbers[0], 1])
-        code = processes[numbers[0]].exitcode if processes else None
+            return error
+        sample = int(self._reader.places[numbers[0]])
+        code = processes[numbers[0]].exitcode
         how = f"was killed (signal {-code})" if code is not None and code < 0 else "ended"
         if code == -signal.SIGBUS:
             how += ", shared memory (/dev/shm) is full"
-        fewer = f"often out of memory: fewer workers, data.num_workers={self._num_workers // 2}"
-        return RunError(f"data worker {numbers[0]} {how} at sample {sample}, {fewer}")
+        return _Death(f"data worker {numbers[0]} {how} at sample {self._named(sample)}", sample)
+
+    def _named(self, sample: int) -> str:
+        path = path_of(self._dataset, sample)
+        return f"{sample} ({path})" if path else str(sample)
+
+
+class _GivenUp(Exception):
+    """The listener wants no more batches."""
+
+
+class _Death(Exception):
+    """A worker died: at which sample."""
+
+    def __init__(self, text: str, sample: int) -> None:
+        super().__init__(text)
+        self.sample = sample
 
 
 def _dead(processes: list[Any]) -> list[int]:
@@ -197,8 +298,8 @@ class _Deaths:
 
     def __init__(self) -> None:
         self._handler: Any = None
-        self._asking = False
-        self._noted: RuntimeError | None = None
+        self._asked: set[int] = set()  # processes of the pool that is asked
+        self._noted: dict[int, RuntimeError] = {}  # by process
 
     def listen(self) -> None:
         """Stand in front of torch's handler, which the first pool of workers has set."""
@@ -214,25 +315,28 @@ class _Deaths:
             if callable(self._handler):
                 self._handler(number, frame)
         except RuntimeError as error:
-            if self._asking:
+            found = re.search(r"pid (\d+)", str(error))
+            process = int(found[1]) if found else 0
+            if process in self._asked:
                 raise
-            self._noted = error
+            self._noted[process] = error
 
-    def forget(self) -> None:
-        """Drop what was noted, once its pool is gone."""
-        self._noted = None
+    def forget(self, processes: list[Any]) -> None:
+        """Drop what was noted of a pool, once it is gone."""
+        for process in processes:
+            self._noted.pop(process.pid, None)
 
     @contextlib.contextmanager
-    def told(self) -> Iterator[None]:
-        """Raise within this block, at once what was noted before it."""
-        noted, self._noted = self._noted, None
-        if noted is not None:
-            raise noted
-        self._asking = True
+    def told(self, processes: list[Any]) -> Iterator[None]:
+        """Raise the death of one of these processes within this block, at once what was noted before it."""
+        asked = {process.pid for process in processes}
+        for process in asked & self._noted.keys():
+            raise self._noted.pop(process)
+        self._asked = asked
         try:
             yield
         finally:
-            self._asking = False
+            self._asked = set()
 
 
 _deaths = _Deaths()
@@ -261,78 +365,6 @@ class _Batches:
         indices = self.order.of(self.number)
         for position in range(self.start, len(self.order)):
             yield [(self.number, index) for index in indices[self.order.bounds(position)].tolist()]
-
-
-class _Failure:
-    """A fault fit for a person, met in a worker; raised in this process, where torch would wrap it in a traceback."""
-
-    def __init__(self, error: DlwpError) -> None:
-        self.error = error
-
-
-class _Seeded(Dataset[Any]):
-    """The data set, with the generators seeded in front of each sample, and a note of who is at which."""
-
-    def __init__(self, dataset: Dataset[Any], seed: int, num_workers: int) -> None:
-        self.dataset = dataset
-        self.seed = seed
-        self.places = torch.full((max(1, num_workers), 2), -1, dtype=torch.int64)  # process, sample
-        if num_workers:
-            self.places.share_memory_()
-
-    def __getitem__(self, key: tuple[int, int]) -> Any:
-        epoch, index = key
-        info = get_worker_info()
-        if info is not None:
-            self.places[info.id, 1] = index
-        randomness.seed_sample(self.seed, epoch, index)
-        try:
-            sample = self.dataset[index]
-            if sample is None:
-                check_sample(sample, index, self.dataset)
-        except DlwpError as error:
-            return _Failure(error)
-        return index, sample, name_of(self.dataset)
-
-
-def _collate(found: list[Any]) -> Any:
-    for one in found:
-        if isinstance(one, _Failure):
-            return one
-    try:
-        return default_collate([sample for _, sample, _ in found])
-    except (RuntimeError, TypeError) as error:
-        return _Failure(_why_no_batch(found, error))
-
-
-def _why_no_batch(found: list[Any], error: Exception) -> DataError:
-    """Return which samples cannot be stacked."""
-    first, sample, name = found[0]
-    shapes = _shapes(sample)
-    for index, other, _ in found[1:]:
-        if _shapes(other) != shapes:
-            return DataError(
-                f"samples of {name} differ: sample {first} is {shapes}, sample {index} is {_shapes(other)}."
-                " Give them one shape"
-            )
-    return DataError(f"no batch can be made of samples of {name}: {str(error).splitlines()[0]}")
-
-
-def _shapes(sample: Any) -> str:
-    parts = sample if isinstance(sample, tuple | list) else (sample,)
-    return ", ".join(
-        "×".join(map(str, part.shape)) if getattr(part, "shape", ()) else type(part).__name__ for part in parts
-    )
-
-
-def _begin_worker(worker: int) -> None:
-    """Leave Ctrl-C and SIGUSR1 to the parent, and let SIGTERM end this process."""
-    for name in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(name, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    info = get_worker_info()
-    assert info is not None
-    info.dataset.places[worker, 0] = os.getpid()  # type: ignore[attr-defined]
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

@@ -1,10 +1,11 @@
-"""Own what is kept of a run's numbers: metrics.jsonl, and summary.json while the run goes on.
+"""Own what is kept of a run's numbers: metrics.jsonl, audit.jsonl, left_out.jsonl, and summary.json while it goes on.
 
 Knows nothing of how they are shown.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlwp.errors import RunError
@@ -12,25 +13,32 @@ from dlwp.runs import files, history
 from dlwp.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from dlwp.training.events import Ended, Evaluated, Logged, Saved, Started
+    from dlwp.training.events import Ended, Evaluated, LeftOut, Logged, Saved, Started
 
 
 class Recording:
     """Write a line of metrics.jsonl for each log (split "train") and each evaluation ("val", "test").
 
-    A line that the disk does not take waits, and is written before the next; no checkpoint is saved while lines wait.
-    After a resume the file is cut to what the checkpoint had seen, so that it holds each step once.
+    At each log the chain over the samples used goes to audit.jsonl (`training.audit`); a sample that was left out goes
+    to left_out.jsonl, once. A line that the disk does not take waits, and is written before the next; no checkpoint is
+    saved while lines wait. After a resume each file is cut to what the checkpoint had seen, so that it holds each step
+    once.
 
     Args:
         run: the folder.
+        test_follows: whether the caller writes the `exit` of summary.json, once the test split is evaluated.
     """
 
     watcher = False
 
-    def __init__(self, run: RunFolder) -> None:
+    def __init__(self, run: RunFolder, *, test_follows: bool = False) -> None:
         self._run = run
-        self._waiting: list[str] = []
-        self._offset = 0
+        self._test_follows = test_follows
+        self._metrics = _Lines(run.metrics)
+        self._audit = _Lines(run.path / "audit.jsonl")
+        self._left_out = _Lines(run.path / "left_out.jsonl")
+        self._files = {"offset": self._metrics, "audit": self._audit, "left_out": self._left_out}
+        self._known_left_out: set[int] = set()
         self._aside_s = 0.0  # of the training's time, in evaluations and saves
         self._resumed = False
         self._exit = "running"
@@ -41,13 +49,25 @@ class Recording:
     def on_start(self, event: Started) -> None:
         """Say in summary.json that the run goes on."""
         if not self._resumed and event.step == 0:  # begun again in the same folder: there was no checkpoint yet
-            self._cut(0)
+            for lines in self._files.values():
+                lines.cut(0)
+        self._known_left_out = {line["sample"] for line in history.read(self._left_out.path)}
+        self._note_order(event)
         self._exit, self._error, self._test = "running", None, None
         self._try_to_summarise(event)
 
     def on_log(self, event: Logged) -> None:
         """Record training over the steps since the last log."""
         self._record(event, "train", event.values)
+        chain = event.trainer.state.progress.chain
+        if chain:
+            self._add(event, self._audit, {"step": event.step, "epoch": event.epoch, "chain": chain})
+
+    def on_left_out(self, event: LeftOut) -> None:
+        """Record a sample that could not be read, once."""
+        if event.sample not in self._known_left_out:
+            self._known_left_out.add(event.sample)
+            self._add(event, self._left_out, {"sample": event.sample, "name": event.name, "reason": event.reason})
 
     def on_evaluation(self, event: Evaluated) -> None:
         """Record an evaluation, and bring summary.json up to date."""
@@ -70,9 +90,11 @@ class Recording:
         Raises:
             RunError: the disk does not take it.
         """
-        self._exit, self._error = event.exit, None if event.error is None else str(event.error)
+        self._exit = "running" if self._test_follows and event.error is None else event.exit
+        self._error = None if event.error is None else str(event.error)
         try:
-            self._write()
+            for lines in self._files.values():
+                lines.write()
             self._summarise(event)
         except OSError as error:
             raise RunError(f"{files.fault(error, self._run.path)}: the run's last numbers are not recorded") from error
@@ -83,38 +105,39 @@ class Recording:
         Raises:
             OSError: it does not take them.
         """
-        self._write()
-        if self._offset:
-            files.fsync_file(self._run.metrics)
+        for lines in self._files.values():
+            lines.flush()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return where metrics.jsonl ends, all of it on disk, and what summary.json needs."""
+        """Return where each file ends, all of it on disk, and what summary.json needs."""
         self.flush()
-        return {"offset": self._offset, "aside": self._aside_s, "last": history.finite(self._last)}
+        ends = {name: lines.offset for name, lines in self._files.items()}
+        return {**ends, "aside": self._aside_s, "last": history.finite(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut metrics.jsonl to where it ended when the state was saved; what is cut off goes to metrics.cut.jsonl."""
+        """Cut each file to where it ended when the state was saved; what is cut off goes to NAME.cut.jsonl."""
         self._resumed = True
         self._aside_s, self._last = state["aside"], state["last"]
-        self._cut(state["offset"])
+        for name, lines in self._files.items():
+            lines.cut(state.get(name, 0))
 
-    def _cut(self, offset: int) -> None:
-        metrics = self._run.metrics
-        files.cut(metrics, offset, metrics.with_name("metrics.cut.jsonl"))
-        self._offset = metrics.stat().st_size if metrics.exists() else 0
+    def _note_order(self, event: Started) -> None:
+        """Record the order that the samples must come in, at the start and when it is another than before."""
+        order = getattr(event.trainer.train_loader, "order", None)
+        known = [line["order"] for line in history.read(self._audit.path) if "order" in line]
+        if order is not None and known[-1:] != [order.options]:
+            self._add(event, self._audit, {"step": event.step, "order": order.options})
 
     def _record(self, event: Logged | Evaluated, split: str, values: dict[str, float]) -> None:
         record = {"step": event.step, "epoch": event.epoch, "split": split, **values}
-        self._waiting.append(history.line({**record, "time": round(event.trainer.elapsed_s, 3)}))
-        try:
-            self._write()
-        except OSError as error:
-            _warn(event.trainer, f"{files.fault(error, self._run.metrics)}: lines of metrics.jsonl wait for room")
+        self._add(event, self._metrics, {**record, "time": round(event.trainer.elapsed_s, 3)})
 
-    def _write(self) -> None:
-        while self._waiting:
-            self._offset = files.append_line(self._run.metrics, self._waiting[0])
-            del self._waiting[0]
+    def _add(self, event: Started | Logged | Evaluated | LeftOut, lines: _Lines, record: dict[str, Any]) -> None:
+        lines.waiting.append(history.line(record))
+        try:
+            lines.write()
+        except OSError as error:
+            _warn(event.trainer, f"{files.fault(error, lines.path)}: lines of {lines.path.name} wait for room")
 
     def _try_to_summarise(self, event: Started | Evaluated) -> None:
         try:
@@ -138,10 +161,45 @@ class Recording:
             "samples_per_s": round(progress.samples / max(elapsed - self._aside_s, 1e-9), 1),
             "elapsed_s": round(elapsed, 3),
             "time": {name: round(seconds / total, 4) for name, seconds in trainer.times.items()} if total else {},
+            "left_out": len(self._known_left_out),
             "warnings": list(trainer.warnings),
             "error": self._error,
         }
         self._run.update_summary(**values)
+
+
+class _Lines:
+    """A file of lines that only grows, and can be cut to where it ended at a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.offset = 0
+        self.waiting: list[str] = []
+
+    def write(self) -> None:
+        """Write the lines that wait.
+
+        Raises:
+            OSError: the disk does not take them.
+        """
+        while self.waiting:
+            self.offset = files.append_line(self.path, self.waiting[0])
+            del self.waiting[0]
+
+    def flush(self) -> None:
+        """Wait until every line is on disk.
+
+        Raises:
+            OSError: it does not take them.
+        """
+        self.write()
+        if self.offset:
+            files.fsync_file(self.path)
+
+    def cut(self, offset: int) -> None:
+        """Keep what stands before `offset`; the rest is put aside."""
+        files.cut(self.path, offset, self.path.with_name(f"{self.path.stem}.cut.jsonl"))
+        self.offset = self.path.stat().st_size if self.path.exists() else 0
 
 
 def _warn(trainer: Any, text: str) -> None:

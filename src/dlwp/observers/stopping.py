@@ -13,7 +13,7 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dlwp.errors import ConfigError, did_you_mean
-from dlwp.training.events import Ended, Evaluated, EvaluationStep, Saved, Started, StepEnded, Stop
+from dlwp.training.events import Ended, Evaluated, EvaluationStep, Saved, Started, StepEnded, Stop, Waiting
 
 if TYPE_CHECKING:
     from dlwp.training.trainer import Trainer
@@ -87,11 +87,15 @@ class MaxTime:
         """Stop before the first step if the time is used up."""
         return self._verdict(event)
 
+    def on_wait(self, event: Waiting) -> Stop | None:
+        """Look at the clock."""
+        return self._verdict(event)
+
     def on_step(self, event: StepEnded) -> Stop | None:
         """Look at the clock."""
         return self._verdict(event)
 
-    def _verdict(self, event: Started | StepEnded) -> Stop | None:
+    def _verdict(self, event: Started | Waiting | StepEnded) -> Stop | None:
         return Stop("max_time") if event.trainer.elapsed_s >= self._seconds else None
 
 
@@ -122,8 +126,17 @@ class Signals:
             signal.signal(number, former)
         self._former.clear()
 
+    @property
+    def exit(self) -> str | None:
+        """The run's `exit` if a signal has come, such as "stopped:SIGTERM"."""
+        return None if self._received is None else f"stopped:{self._received}"
+
     def on_start(self, event: Started) -> Stop | None:
         """Stop before the first step if a signal has come already."""
+        return self._verdict(event, event.step)
+
+    def on_wait(self, event: Waiting) -> Stop | None:
+        """Stop waiting for data if a signal has come."""
         return self._verdict(event, event.step)
 
     def on_step(self, event: StepEnded) -> Stop | None:
@@ -151,7 +164,7 @@ class Signals:
         if self._received is None or number == signal.SIGINT:
             self._received = signal.Signals(number).name
 
-    def _verdict(self, event: Started | StepEnded | EvaluationStep, step: int) -> Stop | None:
+    def _verdict(self, event: Started | Waiting | StepEnded | EvaluationStep, step: int) -> Stop | None:
         if self._received is None:
             return None
         if self._received == "SIGINT":

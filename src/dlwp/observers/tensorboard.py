@@ -6,7 +6,9 @@ Knows nothing of the loop; the numbers are those of metrics.jsonl.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,14 +56,20 @@ class TensorBoard:
         self._mean = mean
         self._std = std
         self._writers: dict[str, SummaryWriter] = {}
+        self._purged_from: dict[str, int] = {}
         self._start_step = 0
+        self._opened: set[str] = set()
         self._final: dict[str, float] = {}
         self._ended = False
         self._confusions: dict[str, tuple[int, Any]] = {}
 
     def on_start(self, event: Started) -> None:
-        """Note where the run goes on: what was written of later steps is purged."""
+        """Note where the run goes on: what was written of later steps is purged, and what is yet to follow this one."""
+        pending = event.trainer.state.progress.pending
         self._start_step = event.step
+        self._purged_from = {
+            "train": event.step + ("log" not in pending), "val": event.step + ("evaluate" not in pending)
+        }  # fmt: skip
         self._images = self._images if event.step == 0 else 0
 
     def on_log(self, event: Logged) -> None:
@@ -102,7 +110,11 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter  # slow
 
             folder = self._run.tensorboard / name if name else self._run.tensorboard
-            purge = None if self._ended else self._start_step + 1
+            purge = None
+            if name not in self._opened:  # by this process; test and the pictures come behind the last step
+                purge = self._purged_from.get(name, self._start_step)
+                _await_later_name(folder)
+            self._opened.add(name)
             self._writers[name] = SummaryWriter(str(folder), purge_step=purge)
         return self._writers[name]
 
@@ -143,6 +155,16 @@ class TensorBoard:
         assert file_writer is not None
         for summary in hparams(flatten(self._hparams), metrics):
             file_writer.add_summary(summary)
+
+
+def _await_later_name(folder: Path) -> None:
+    """Wait until a new file's name comes behind those that are there: it begins with the second, and is read in order.
+
+    Only a run that is resumed in the second in which it was killed waits.
+    """
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    while seconds and time.time() < max(seconds) + 1:
+        time.sleep(0.02)
 
 
 def picture_grid(inputs: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Tensor:

@@ -1,16 +1,19 @@
-"""Own every write that dlwp makes to disk: atomic, synced, with modes that follow the umask.
+"""Own every write that dlwp makes to disk: atomic, synced, with modes that follow the umask; and one guarded read.
 
 Knows nothing of what is written. Being the one door, it can be cut at any call by a test.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
 import shutil
+import stat
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _count = itertools.count()
@@ -28,6 +31,16 @@ def make_folder(path: Path) -> None:
         FileExistsError: somebody was faster.
     """
     os.mkdir(path)  # noqa: PTH102 (every call here goes through `os`, where a test can cut it)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it, where they are missing, and wait until their names are on disk."""
+    if path.is_dir():
+        return
+    make_folders(path.parent)
+    with contextlib.suppress(FileExistsError):  # somebody was faster
+        make_folder(path)
+    fsync_folder(path.parent)
 
 
 def write_synced(path: Path, data: bytes) -> None:
@@ -59,12 +72,16 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 def append_line(path: Path, text: str) -> int:
     """Append `text` and a newline in one write, so that a reader meets no broken complete line; return the new size.
 
+    The line is not waited for; the name of a new file is.
+
     Raises:
         OSError: the disk is full, read-only or gone; what was written of the line is taken back.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
         size = os.fstat(descriptor).st_size
+        if size == 0:
+            fsync_folder(path.parent)
         data = text.encode() + b"\n"
         written = os.write(descriptor, data)
         if written < len(data):
@@ -73,6 +90,30 @@ def append_line(path: Path, text: str) -> int:
         return size + written
     finally:
         os.close(descriptor)
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return what a file holds that anybody may have made: no pipe or device that never ends, and not too much.
+
+    Raises:
+        OSError: it is not there, no regular file, or has more than `limit` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # of a pipe it would wait for a writer
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        if status.st_size > limit:
+            raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, at most {limit:,} are expected", str(path))
+        return file.read(limit)
+
+
+def open_part(path: Path, offset: int) -> BinaryIO:
+    """Open a file to be written from `offset` on; what stood behind it is cut off."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+    os.ftruncate(descriptor, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.fdopen(descriptor, "wb")
 
 
 def cut(path: Path, offset: int, kept: Path) -> None:
@@ -124,7 +165,12 @@ def remove(path: Path) -> None:
 
 def remove_tree(path: Path) -> None:
     """Remove a folder as far as possible; what stays is swept away by the next run in its place."""
-    shutil.rmtree(path, ignore_errors=True)
+    try:
+        for entry in path.iterdir():
+            remove_tree(entry) if entry.is_dir() and not entry.is_symlink() else remove(entry)
+        os.rmdir(path)  # noqa: PTH106
+    except OSError:
+        return
 
 
 def sweep(folder: Path) -> None:
@@ -155,8 +201,11 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_folder(path: Path) -> None:
-    """Wait until a folder's names are on disk."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """Wait until a folder's names are on disk, where it can be opened: one that may be written need not be readable."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:
+        return
     try:
         os.fsync(descriptor)
     except OSError as error:

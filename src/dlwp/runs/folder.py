@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from dlwp.errors import ConfigError, DataError, MachineError, nearest
-from dlwp.runs import files, history
+from dlwp.runs import files, heartbeat, history
+from dlwp.runs.heartbeat import Heartbeat
 
 _STEP = re.compile(r"step-\d{8,}")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+_LARGEST_SUMMARY = 64 * 2**20
 _held: set[int] = set()
 
 
@@ -38,7 +40,7 @@ class RunFolder:
     """A run's folder. `RunFolder(path)` only reads; `create` and `open` hold its lock until `close`.
 
     Attributes:
-        path: the folder. unlocked: why no lock could be taken, where the file system has none, else None.
+        path: the folder. unlocked: what to know where the file system has no locks, else None.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +56,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.unlocked: str | None = None
         self._descriptor: int | None = None
+        self._heartbeat: Heartbeat | None = None
 
     @classmethod
     def create(cls, path: Path, *, given: bool = False) -> RunFolder:
@@ -69,10 +72,11 @@ class RunFolder:
         """
         path = Path(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_folders(path.parent)
             run = cls(path if given else _make_unused(path))
             if given:
                 _make_given(path)
+            files.fsync_folder(path.parent)
             run._lock()
             if given:
                 _require_empty(path)
@@ -97,7 +101,7 @@ class RunFolder:
             run._lock()
             files.probe(run.path)
             for folder in (run.checkpoints, run.plots):
-                folder.mkdir(exist_ok=True)
+                files.make_folders(folder)
             files.sweep(run.path)
             files.sweep(run.checkpoints)
         except OSError as error:
@@ -106,6 +110,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Release the lock."""
+        if self._heartbeat is not None:
+            self._heartbeat.release()
+            self._heartbeat = None
         if self._descriptor is not None:
             _held.discard(self._descriptor)
             os.close(self._descriptor)
@@ -124,8 +131,8 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """Return what summary.json holds, {} where there is none that can be read."""
         try:
-            found = json.loads(self.summary.read_bytes())
-        except (OSError, ValueError):
+            found = json.loads(files.read_regular(self.summary, _LARGEST_SUMMARY))
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -151,11 +158,11 @@ class RunFolder:
         """
         pointer = self.checkpoints / name
         try:
-            target = pointer.read_text().strip()
+            target = files.read_regular(pointer, 1000).decode().strip()
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise DataError(f"{pointer} cannot be read ({error})") from error
+            raise DataError(f"{pointer} cannot be read ({getattr(error, 'strerror', None) or error})") from error
         if not _STEP.fullmatch(target):
             raise DataError(f"{pointer} is damaged: it should hold a name such as step-00001200")
         return self.checkpoints / target if (self.checkpoints / target).is_dir() else None
@@ -176,7 +183,7 @@ class RunFolder:
         except BlockingIOError:
             return _read_holder(descriptor)
         except OSError:
-            return None
+            return heartbeat.holder(self.path / ".heartbeat")
         finally:
             os.close(descriptor)
         return None
@@ -193,11 +200,23 @@ class RunFolder:
             if error.errno not in _NO_LOCKS:
                 os.close(descriptor)
                 raise
-            self.unlocked = f"the file system of {self.path} has no locks: let no other process use this run"
+            self._take_heartbeat(descriptor)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"host {socket.gethostname()}, process {os.getpid()}\n".encode())
+        os.write(descriptor, f"{_this_process()}\n".encode())
         self._descriptor = descriptor
         _held.add(descriptor)
+
+    def _take_heartbeat(self, descriptor: int) -> None:
+        taken = Heartbeat.take(self.path / ".heartbeat", _this_process())
+        if isinstance(taken, str):
+            os.close(descriptor)
+            free = f"no locks here: free once {self.path / '.heartbeat'} is {heartbeat.FREE_AFTER_S:.0f} s old"
+            raise ConfigError(f"{self.path} is running on {taken} ({free})")
+        self._heartbeat = taken
+        self.unlocked = (
+            f"the file system of {self.path} has no locks: a heartbeat file stands in, and after a crash the run "
+            f"stays taken for {heartbeat.FREE_AFTER_S:.0f} s"
+        )
 
 
 def default_path(outputs: Path, data_name: str, model_name: str, now: datetime) -> Path:
@@ -271,13 +290,14 @@ def note_own(run: Path, config_text: str) -> None:
         return  # a home that cannot be written: such a run asks for `trust`, no more
 
 
-def is_own(run: Path) -> bool:
-    """Return whether this account began `run`, with the config.yaml that lies in it now."""
+def is_own(folder: Path) -> bool:
+    """Return whether this account began a run, or that of a checkpoint, with the config.yaml in the folder now."""
     try:
-        digest = _digest((run / "config.yaml").read_bytes())
+        digest = _digest((folder / "config.yaml").read_bytes())
     except OSError:
         return False
-    path = str(run.resolve())
+    whole = folder.resolve()
+    path = str(whole.parents[1] if _STEP.fullmatch(whole.name) else whole)
     return any(noted.get("path") == path and noted.get("config") == digest for noted in history.read(_notebook()))
 
 
@@ -288,6 +308,10 @@ def _notebook() -> Path:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def _this_process() -> str:
+    return f"host {socket.gethostname()}, process {os.getpid()}"
 
 
 def _read_holder(descriptor: int) -> str:
@@ -320,7 +344,7 @@ def _make_given(path: Path) -> None:
 
 
 def _require_empty(path: Path) -> None:
-    if not path.is_dir() or any(entry.name != ".lock" for entry in path.iterdir()):
+    if not path.is_dir() or any(entry.name not in (".lock", ".heartbeat") for entry in path.iterdir()):
         go_on = f"resume={path}, or another" if is_run(path) else "Another"
         raise ConfigError(f"'{path}' exists and is not {'empty' if path.is_dir() else 'a folder'}. {go_on} run_dir=")
 

@@ -42,7 +42,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     for text in data[: data.rfind(b"\n") + 1].splitlines():
         try:
             record = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             records.append(record)

@@ -1,12 +1,12 @@
-"""Own what a batch is to the loop: its size, its weight, its pieces, and the step that turns it into a loss.
+"""Own what a batch is to the loop: who gives it, its size, its weight, its pieces, the step that makes it a loss.
 
 Knows nothing of optimizers, evaluation or observers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,25 @@ from dlwp.criteria import batch_weight
 
 StepFunction = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(model, batch, criterion) -> (loss or a dictionary with "loss" and further numbers, outputs)."""
+
+
+class Loader(Protocol):
+    """What feeds the loop: the batches of a numbered epoch, from a position that can be sought.
+
+    It may have two attributes more: `indices`, of the samples in its last batch (int64, on the host), for the audit;
+    and `listener`, which is set to the trainer, to be told while it waits (`Trainer.waiting`).
+    """
+
+    num_samples: int
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch."""
+        ...
+
+    def epoch(self, number: int = 0, start: int = 0) -> Iterator[Any]:
+        """Yield the batches of an epoch on the device, from batch `start` on."""
+        ...
 
 
 def supervised_step(model: nn.Module, batch: tuple[Any, Any], criterion: Any) -> tuple[Tensor, Any]:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dlwp.training.trainer import Trainer
 
 HOOKS = (
-    "on_start", "on_step", "on_log", "on_evaluation_step", "on_evaluation", "on_epoch", "on_settled", "on_save",
-    "on_end",
+    "on_start", "on_wait", "on_left_out", "on_step", "on_log", "on_evaluation_step", "on_evaluation", "on_epoch",
+    "on_settled", "on_save", "on_end",
 )  # fmt: skip
 """The methods an observer may have, in the order in which a run first calls them."""
 
@@ -43,6 +43,26 @@ class Started:
     total_steps: int
     steps_per_epoch: int
     epochs: int
+
+
+@dataclass(slots=True)
+class Waiting:
+    """The loop waits for data, and has so for a second."""
+
+    hook: ClassVar[str] = "on_wait"
+    trainer: Trainer
+    step: int
+
+
+@dataclass(slots=True)
+class LeftOut:
+    """A sample could not be read, and another took its place: its index, its data set or file, and why."""
+
+    hook: ClassVar[str] = "on_left_out"
+    trainer: Trainer
+    sample: int
+    name: str
+    reason: str
 
 
 @dataclass(slots=True)
@@ -125,7 +145,7 @@ class Settled:
 
 @dataclass(slots=True)
 class Saved:
-    """A checkpoint is on disk, whole."""
+    """A checkpoint is on disk, whole; training waited `elapsed_s` for it. It may be some steps old by now."""
 
     hook: ClassVar[str] = "on_save"
     trainer: Trainer

@@ -46,6 +46,9 @@ class Progress:
         last_values: of the last evaluation.
         skipped, rollbacks: steps left out, and returns to the last checkpoint, after a non-finite loss or gradient.
         elapsed_s: time of training in earlier processes.
+        chain: hash over the sample indices of all steps (`training.audit`).
+        total_steps, cycles: the length of the run, and what the schedule makes of it (`training.rates`).
+        pieces: those that a batch is cut into since memory ran out, 0 if it never did.
     """
 
     step: int = 0
@@ -60,6 +63,10 @@ class Progress:
     skipped: int = 0
     rollbacks: int = 0
     elapsed_s: float = 0.0
+    chain: str = ""
+    total_steps: int = 0
+    cycles: list[list[int]] = field(default_factory=list)
+    pieces: int = 0
 
 
 class AveragedWeights:

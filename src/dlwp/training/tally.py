@@ -60,6 +60,16 @@ class Tally:
         for metric in self._metrics.values():
             metric.reset()
 
+    def copy(self) -> dict[str, Tensor]:
+        """Return a copy of the sums, which `restore` takes back."""
+        return {name: sums.clone() for name, sums in self._all().items()}
+
+    def restore(self, sums: dict[str, Tensor]) -> None:
+        """Take back what `copy` gave; it is used up."""
+        self._sums = {name: value for name, value in sums.items() if name not in self._metrics}
+        for name, metric in self._metrics.items():
+            metric.sums = sums[name]
+
     def state_dict(self) -> dict[str, Any]:
         """Return the sums as lists."""
         return {

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,26 +23,14 @@ from dlwp import devices, randomness
 from dlwp.errors import CallbackError
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
-from dlwp.training.batches import StepFunction, cut, is_pair, size_of, split_result, supervised_step, weight_of
+from dlwp.training.audit import link
+from dlwp.training.batches import Loader, StepFunction, is_pair, size_of, split_result, supervised_step, weight_of
 from dlwp.training.evaluation import evaluate
 from dlwp.training.nonfinite import Guard
+from dlwp.training.pieces import Pieces
+from dlwp.training.rates import Rates
 from dlwp.training.state import AveragedWeights, Stateful, TrainState
 from dlwp.training.tally import Tally
-
-
-class Loader(Protocol):
-    """What feeds the loop: the batches of a numbered epoch, from a position that can be sought."""
-
-    num_samples: int
-    batch_size: int
-
-    def __len__(self) -> int:
-        """Return the number of batches an epoch."""
-        ...
-
-    def epoch(self, number: int = 0, start: int = 0) -> Iterator[Any]:
-        """Yield the batches of an epoch on the device, from batch `start` on."""
-        ...
 
 
 @dataclass
@@ -106,7 +94,6 @@ class Trainer:
         self.optimizer = optimizer
         self.settings = settings or TrainerSettings()
         self.scheduler = scheduler
-        self.scheduler_interval = scheduler_interval
         self.observers = list(observers)
         self.device = torch.device(device)
         self.seed = seed
@@ -120,7 +107,7 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
         self._metrics = copy.deepcopy(dict(metrics or {}))
         self._confusion = confusion
-        self._tally = Tally(metrics or {}, self.device)
+        self.tally = Tally(metrics or {}, self.device)
         self._guard = Guard(self)
         self._failures: dict[int, int] = {}
         self._stop: events.Stop | None = None
@@ -131,15 +118,15 @@ class Trainer:
             for name, hooks in self._hooks.items():
                 if callable(hook := getattr(part, name, None)):
                     hooks.append((part, hook))
-        for group in optimizer.param_groups:
-            group.setdefault("initial_lr", group["lr"])
+        self._rates = Rates(optimizer, scheduler, scheduler_interval, self.settings.extend)
         averaged = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
-        stateful: dict[str, Stateful] = {"tally": self._tally}
+        stateful: dict[str, Stateful] = {"tally": self.tally}
         for part in self.observers:
             if isinstance(part, Stateful):
                 count = sum(type(part).__name__ == name.partition("#")[0] for name in stateful)
                 stateful[f"{type(part).__name__}#{count + 1}" if count else type(part).__name__] = part
         self.state = TrainState(model, optimizer, scheduler, averaged, self._scaler, stateful)
+        self._pieces = Pieces(self)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -174,8 +161,13 @@ class Trainer:
         started = time.perf_counter()
         self._guard.begin_step()
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = cut(batch, self.settings.accumulate)
         whole = weight_of(self.criterion, batch)
+        total = self._pieces.compute(batch, lambda pieces: self._accumulate(pieces, whole))
+        self.last_batch = batch
+        self._spend("model", started)
+        return total
+
+    def _accumulate(self, pieces: list[Any], whole: Any) -> Tensor:
         total: Tensor | None = None
         for number, piece in enumerate(pieces):
             randomness.seed_step(self.seed, self.state.progress.step, 0, number, self.device)
@@ -188,20 +180,17 @@ class Trainer:
             (self._scaler.scale(loss) if self._scaler is not None else loss).backward()
             total = loss.detach() if total is None else total + loss.detach()
             if outputs is not None and is_pair(piece):
-                self._tally.update(outputs, piece[1])
+                self.tally.update(outputs, piece[1])
             for name, value in further.items():
-                self._tally.add(name, value.detach() if isinstance(value, Tensor) else value, weight)
+                self.tally.add(name, value.detach() if isinstance(value, Tensor) else value, weight)
         assert total is not None
-        self.last_batch = batch
-        self._spend("model", started)
         return total
 
     def _take_step(self, loss: Tensor, batch: Any) -> None:
         """Step the optimizer, unless the guard finds loss or gradient not finite; count the step either way."""
         started = time.perf_counter()
         progress = self.state.progress
-        if callable(self.scheduler):
-            self._set_rate(self.scheduler(progress.step, self.total_steps, self.steps_per_epoch))
+        self._rates.before_step(progress)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
         if self._guard.allows_step(loss, self._gradient_norm(loss), batch):
@@ -212,10 +201,11 @@ class Trainer:
                 self.optimizer.step()
             if self.state.averaged is not None:
                 self.state.averaged.update(self.model, progress.step + 1)
-            self._tally.add("loss", loss, weight_of(self.criterion, batch))
-        if self._torch_scheduler_every("step"):
-            self.scheduler.step()
+            self.tally.add("loss", loss, weight_of(self.criterion, batch))
         progress.step += 1
+        self._rates.after_step(progress)
+        if (indices := getattr(self.train_loader, "indices", None)) is not None:
+            progress.chain = link(progress.chain, indices)
         progress.position += 1
         progress.samples += size_of(batch)
         progress.pending = self._what_follows()
@@ -267,7 +257,7 @@ class Trainer:
         started = time.perf_counter()
         self._guard.read_verdict()
         progress = self.state.progress
-        values = self._tally.window()
+        values = self.tally.window()
         since, samples = self._window_began
         rate = (progress.samples - samples) / max(started - since, 1e-9)
         self._window_began = (time.perf_counter(), progress.samples)
@@ -282,10 +272,7 @@ class Trainer:
         if values is None:
             return False
         value = values.get(self.monitor.removeprefix("val/"), math.nan)
-        if hasattr(self.scheduler, "observe"):
-            self.scheduler.observe(value, self.state.progress.best_step == self.state.progress.step)
-        elif isinstance(self.scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.scheduler.step(value)
+        self._rates.after_evaluation(value, is_best=self.state.progress.best_step == self.state.progress.step)
         return True
 
     def evaluate(self, loader: Loader, split: str) -> dict[str, float] | None:
@@ -313,7 +300,7 @@ class Trainer:
                 self._compute, loader.epoch(), self.criterion, self._metrics,
                 step=self.step_function, tally=self._confusion, on_batch=on_batch,
             )  # fmt: skip
-        if not values:
+        if not values or (self._stop is not None and done < loader.num_samples):
             return None
         best = False
         if split == "val":
@@ -331,10 +318,9 @@ class Trainer:
         progress = self.state.progress
         progress.epoch += 1
         progress.position = 0
-        if self._torch_scheduler_every("epoch"):
-            self.scheduler.step()
-        train = self._tally.epoch()
-        self._tally.reset()
+        self._rates.after_epoch(progress)
+        train = self.tally.epoch()
+        self.tally.reset()
         val = {name: math.nan if value is None else value for name, value in progress.last_values.items()}
         since, samples = self._epoch_began
         elapsed = time.perf_counter() - since
@@ -365,7 +351,7 @@ class Trainer:
         settings, progress = self.settings, self.state.progress
         self.steps_per_epoch = len(train)
         self.total_steps = min(settings.epochs * len(train), settings.max_steps or sys.maxsize)
-        self._val = val
+        self.train_loader, self._val = train, val
         self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self._stop = None
@@ -373,12 +359,18 @@ class Trainer:
         self._began = now - progress.elapsed_s
         self._window_began = self._epoch_began = (now, progress.samples)
         self._guard.keep()
+        for loader in (train, val):
+            if loader is not None and hasattr(loader, "listener"):
+                loader.listener = self
+        extended = self._rates.plan(progress, self.total_steps, self.steps_per_epoch)
         if settings.detect_anomaly:
             torch.autograd.set_detect_anomaly(True)
         record = events.Started(
             self, progress.step, progress.epoch, self.total_steps, self.steps_per_epoch, settings.epochs
         )
         self.emit(record)
+        if extended is not None:
+            self.say(f"extended {extended}")
         return progress
 
     def _end(self, exit_word: str, error: BaseException | None) -> Outcome:
@@ -436,32 +428,29 @@ class Trainer:
             if callable(say := getattr(part, "say", None)):
                 say(text)
 
+    def waiting(self) -> bool:
+        """Return whether to give up waiting for data: a loader asks at least once a second, and then ends its epoch."""
+        self.emit(events.Waiting(self, self.state.progress.step))
+        return self._stop is not None
+
+    def left_out(self, sample: int, name: str, reason: str) -> None:
+        """Hear from a loader that a sample could not be read and another took its place (`data.on_error=skip`)."""
+        self.emit(events.LeftOut(self, sample, name, reason))
+
     @property
     def learning_rate(self) -> float:
         """The rate of the first parameter group at the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        return self._rates.now
 
     @property
     def base_rate(self) -> float:
         """The rate before the schedule's factor."""
-        return float(self.optimizer.param_groups[0]["initial_lr"])
+        return self._rates.base
 
     @property
     def elapsed_s(self) -> float:
         """Seconds of training, those before a resume included."""
         return time.perf_counter() - self._began
-
-    def _set_rate(self, factor: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
-
-    def _torch_scheduler_every(self, interval: str) -> bool:
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau
-        return (
-            isinstance(self.scheduler, torch.optim.lr_scheduler.LRScheduler)
-            and not isinstance(self.scheduler, plateau)
-            and self.scheduler_interval == interval
-        )
 
     def _evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
         averaged = self.state.averaged

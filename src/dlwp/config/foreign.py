@@ -1,0 +1,91 @@
+"""Own what the config of a run that somebody else made may hold, judged on its text before anything is composed.
+
+Knows nothing of parts: which of them such a config may build is `parts.Trust`'s business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlwp.errors import ConfigError
+from dlwp.runs import files
+from dlwp.runs.folder import is_own, is_run
+
+DEFAULTS = ["train_schema", "trainer_schema@trainer", "logger_schema@logger", "_self_"]
+"""The defaults of every run's config.yaml."""
+
+_LIMIT = 2**20
+_DEPTH = 40
+_OWN_FILES = ("config.yaml", "overrides.yaml")
+_FORBIDDEN = ("hydra", "run_dir", "resume")
+
+
+def is_foreign(folder: Path) -> bool:
+    """Return whether a folder is a run, or a checkpoint of one, that this account did not begin with this config."""
+    return (is_run(folder) or (folder / "MANIFEST.json").exists()) and not is_own(folder)
+
+
+def check(folder: Path, trusted: Sequence[str] = ()) -> None:
+    """Refuse a foreign run's config.yaml where it is not plain values, as dlwp writes them.
+
+    Refused are: what Hydra itself would read (its own section, other defaults, other YAML files beside it), tags,
+    aliases (they multiply), deep nesting, sizes beyond any config, and references, the environment's among them.
+
+    Args:
+        folder: the run, or the checkpoint.
+        trusted: what the person trusts (`trust=[oc.env]` lets it read the environment).
+
+    Raises:
+        ConfigError: with what was found.
+    """
+    import yaml
+
+    path = folder / "config.yaml"
+    for other in (*folder.glob("*.yaml"), *folder.glob("*/*.yaml")):
+        if other.parent != folder or other.name not in _OWN_FILES:
+            raise ConfigError(f"{folder} holds '{other.relative_to(folder)}', which is no file of a run. Remove it")
+    try:
+        text = files.read_regular(path, _LIMIT).decode()
+        _check_shape(text, trusted)
+        values = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not the config of a run: {' '.join(str(error).split())[:120]}") from error
+    _check_head(path, values)
+
+
+def _check_shape(text: str, trusted: Sequence[str]) -> None:
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+        line = event.start_mark.line + 1
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEPTH:
+            raise ValueError(f"line {line} is nested deeper than {_DEPTH}")
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise ValueError(f"line {line} holds {'an alias' if isinstance(event, yaml.AliasEvent) else event.tag}")
+        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
+            _check_reference(event.value, line, trusted)
+    if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
+        raise ValueError("it names a @package")
+
+
+def _check_reference(value: str, line: int, trusted: Sequence[str]) -> None:
+    rest = re.sub(r"\$\{\s*oc\.env\s*:[^${}]*\}", "", value)
+    if "${" in rest:
+        raise ValueError(f"line {line} holds the reference {value[:60]!r}")
+    if "oc.env" not in trusted:
+        raise ConfigError(f"line {line} of config.yaml reads {value[:60]}. If you trust its maker: trust=[oc.env]")
+
+
+def _check_head(path: Path, values: Any) -> None:
+    if not isinstance(values, dict) or values.get("defaults") != DEFAULTS:
+        raise ConfigError(f"{path} is not the config of a run: its defaults are others")
+    for name in _FORBIDDEN:
+        if name in values:
+            raise ConfigError(f"{path} is not the config of a run: it sets '{name}'")

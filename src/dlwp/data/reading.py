@@ -1,0 +1,120 @@
+"""Own the reading of single samples, in a worker process or in this one, and the making of a batch of them.
+
+Knows nothing of processes, order or devices. What must not cross between processes as a traceback goes as a `Failure`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import Dataset, default_collate, get_worker_info
+
+from dlwp import randomness
+from dlwp.data.datasets import size
+from dlwp.data.facts import check_sample, explained, name_of, one_line, path_of
+from dlwp.errors import DataError, DlwpError
+
+_ATTEMPTS = 10
+"""Samples that are tried in place of one that cannot be read."""
+
+
+class Failure:
+    """A fault fit for a person, met in a worker; raised in this process, where torch would wrap it in a traceback."""
+
+    def __init__(self, error: DlwpError) -> None:
+        self.error = error
+
+
+class Read(NamedTuple):
+    """A sample that was read: `read` stands in for the one `asked` for where that and others were `lost`."""
+
+    asked: int
+    read: int
+    sample: Any
+    name: str
+    lost: list[tuple[int, str, str]]
+
+
+class Reader(Dataset[Any]):
+    """The data set, with the generators seeded in front of each sample, and a note of who is at which."""
+
+    def __init__(
+        self, dataset: Dataset[Any], seed: int, num_workers: int, skip: bool, between: Callable[[], None] | None
+    ) -> None:
+        self._dataset = dataset
+        self._seed = seed
+        self._skip = skip
+        self._between = between
+        self.places = torch.full((max(1, num_workers),), -1)  # sample at which each worker is
+        if num_workers:
+            self.places.share_memory_()
+
+    def __getitem__(self, key: tuple[int, int]) -> Any:
+        epoch, asked = key
+        if self._between is not None:
+            self._between()
+        lost: list[tuple[int, str, str]] = []
+        read = asked
+        while True:
+            try:
+                return Read(asked, read, self._read(epoch, read), name_of(self._dataset), lost)
+            except Exception as error:  # any error: the data set is the user's own
+                if not self._skip or len(lost) == _ATTEMPTS:
+                    told = explained(error, read, self._dataset)
+                    if isinstance(told, DlwpError):
+                        return Failure(told)
+                    raise
+                reason = error.message if isinstance(error, DlwpError) else one_line(error)
+                lost.append((read, path_of(self._dataset, read) or name_of(self._dataset), reason))
+                read = randomness.derive(self._seed, "replacement", epoch, asked, len(lost)) % size(self._dataset)
+
+    def _read(self, epoch: int, index: int) -> Any:
+        info = get_worker_info()
+        if info is not None:
+            self.places[info.id] = index
+        randomness.seed_sample(self._seed, epoch, index)
+        sample = self._dataset[index]
+        if sample is None:
+            check_sample(sample, index, self._dataset)
+        return sample
+
+
+def collate(found: list[Any]) -> Any:
+    for one in found:
+        if isinstance(one, Failure):
+            return one
+    try:
+        batch = default_collate([one.sample for one in found])
+    except (RuntimeError, TypeError) as error:
+        return Failure(_why_no_batch(found, error))
+    return torch.tensor([one.asked for one in found]), batch, [each for one in found for each in one.lost]
+
+
+def _why_no_batch(found: list[Read], error: Exception) -> DataError:
+    """Return which samples cannot be stacked."""
+    _, first, sample, name, _ = found[0]
+    shapes = _shapes(sample)
+    for _, index, other, _, _ in found[1:]:
+        if _shapes(other) != shapes:
+            return DataError(
+                f"samples of {name} differ: sample {first} is {shapes}, sample {index} is {_shapes(other)}."
+                " Give them one shape"
+            )
+    return DataError(f"no batch can be made of samples of {name}: {str(error).splitlines()[0]}")
+
+
+def _shapes(sample: Any) -> str:
+    parts = sample if isinstance(sample, tuple | list) else (sample,)
+    return ", ".join(
+        "×".join(map(str, part.shape)) if getattr(part, "shape", ()) else type(part).__name__ for part in parts
+    )
+
+
+def begin_worker(worker: int) -> None:
+    """Leave Ctrl-C and SIGUSR1 to the parent, and let SIGTERM end this process."""
+    for name in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(name, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
