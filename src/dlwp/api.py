@@ -13,7 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlwp.errors import ConfigError, DlwpError, MachineError, RunError
+from dlwp import resuming
+from dlwp.errors import ConfigError, DataError, DlwpError, MachineError, RunError
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder, default_path, find_run, note_own, point_latest
 
@@ -81,18 +82,22 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
     """
     if config.values.get("dry_run"):
         return _dry_run(config)
-    run, checkpoint = _folder_of(config, run_dir)
+    run, named = _folder_of(config, run_dir)
     try:
         from dlwp.observers.console import Console
 
         console = Console(run.log, progress=config.values["trainer"]["progress"])
-        with _failures_noted(run, console, fresh=config.resume is None and run_dir is None):
-            return _train_in(run, checkpoint, config, console)
+        with _failures_noted(run, console, config, fresh=config.resume is None and run_dir is None):
+            return _train_in(run, named, config, console)
     finally:
         run.close()
 
 
-def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: Console) -> Run:
+def _train_in(run: RunFolder, named: Path | None, config: Config, console: Console) -> Run:
+    checkpoint, notes, died, before = None, list(config.warnings), None, resuming.machine_of(run)
+    if config.resume is not None:
+        checkpoint, found = resuming.find_checkpoint(run, named, fallback=config.values["resume_fallback"])
+        notes, died = [*notes, *found], resuming.word_of_death(run)
     if checkpoint is not None and _is_finished(run, config):
         epochs = run.read_summary()["epoch"]
         go_on = f"dlwp-train resume={run.path} trainer.epochs={2 * epochs}"
@@ -108,12 +113,14 @@ def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: 
     with Signals() as signals:
         observers = _observers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
-        trainer.warnings += [*config.warnings, *parts.warnings, *([run.unlocked] if run.unlocked else [])]
-        for warning in trainer.warnings:
-            console.warn(warning)
+        notes += [*parts.warnings, *([run.unlocked] if run.unlocked else [])]
         if checkpoint is not None:
-            _resume(trainer, checkpoint, console)
-        elif config.resume is not None:
+            line, differences = resuming.load(trainer, checkpoint, before, resuming.machine_of(run))
+            console.say(f"resume   {line}" + (f" · {died}" if died else ""))
+            notes += differences
+        for note in notes:
+            trainer.warn(note)
+        if checkpoint is None and config.resume is not None:
             console.warn(f"{run.path} has no checkpoint yet: starting it again from step 0, in the same folder")
         outcome = trainer.fit(parts.loaders["train"], parts.loaders.get("val"))
         exit = outcome.exit
@@ -125,12 +132,11 @@ def _train_in(run: RunFolder, checkpoint: Path | None, config: Config, console: 
 
 
 def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | None]:
-    """Return the locked run folder, and the checkpoint to go on from, if any."""
+    """Return the locked run folder, and the checkpoint that was named, if one was."""
     if config.resume is not None:
         path, checkpoint = find_run(str(config.resume))
         run = RunFolder.open(path)
-        saved = run.saved()
-        return run, checkpoint or run.pointed("last") or (saved[-1] if saved else None)
+        return run, checkpoint
     given = run_dir or config.values.get("run_dir")
     if given:
         return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
@@ -235,9 +241,14 @@ def _observers(
         trust = Trust(not config.foreign, config.trusted)
         observers.append(instantiate(section, f"callbacks.{name}", trust))
     every = Duration.parse(settings.checkpoint_every)
+    # a roll-back is to a checkpoint of a known step, and a pool of workers is not forked beside a thread at every epoch
+    background = settings.on_nonfinite != "rollback" and not hasattr(parts.data.train, "set_epoch")
     observers.append(
-        Saving(run, every=every, keep_last=settings.keep_last, keep_best=settings.keep_best, config_text=config_text)
-    )
+        Saving(
+            run, every=every, keep_last=settings.keep_last, keep_best=settings.keep_best, config_text=config_text,
+            background=background,
+        )
+    )  # fmt: skip
     return observers
 
 
@@ -250,22 +261,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         elif isinstance(value, str | int | float | bool) and key not in ("run_dir", "resume"):
             found[f"{prefix}{key}"] = value
     return found
-
-
-def _resume(trainer: Trainer, checkpoint: Path, console: Console) -> None:
-    import torch
-
-    from dlwp import __version__
-    from dlwp import checkpoint as checkpoints
-
-    tensors, record = checkpoints.load(checkpoint)
-    trainer.state.load(tensors, record)
-    progress = trainer.state.progress
-    console.say(f"resume   from {checkpoint.name}: step {progress.step:,}, epoch {progress.epoch + 1}")
-    for name, was, now in (("torch", record["torch"], torch.__version__), ("dlwp", record["dlwp"], __version__)):
-        if was.partition("+")[0] != now.partition("+")[0]:
-            trainer.warnings.append(f"resume: not bit-identical, {name} {was} → {now}")
-            console.warn(trainer.warnings[-1])
 
 
 def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> bool:
@@ -305,12 +300,12 @@ def _say_end(run: RunFolder, trainer: Trainer, console: Console, *, stopped: boo
 
 
 @contextlib.contextmanager
-def _failures_noted(run: RunFolder, console: Console, *, fresh: bool) -> Iterator[None]:
+def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: bool) -> Iterator[None]:
     """Turn running out of memory into its one line; note that a run failed, and discard one that never began."""
     try:
         yield
     except BaseException as error:  # any error: the summary must not say "running" of a run that is over
-        told = _explained(error)
+        told = _explained(error, config)
         if fresh and isinstance(told, DlwpError) and told.exit_code != RunError.exit_code and not run.metrics.exists():
             run.discard()
             raise told from (error if told is not error else error.__cause__)
@@ -324,15 +319,45 @@ def _failures_noted(run: RunFolder, console: Console, *, fresh: bool) -> Iterato
         raise told from error
 
 
-def _explained(error: BaseException) -> BaseException:
+def _explained(error: BaseException, config: Config) -> BaseException:
     from dlwp import devices
 
     if devices.is_out_of_memory(error):
-        why = str(error).splitlines()[0][:90]
-        return RunError(f"out of memory ({why}). A smaller data.batch_size, or trainer.accumulate=2 for the same batch")
+        why = " ".join(str(error).split())[:90]
+        size, pieces = int(config.values["data"]["batch_size"]), config.values["trainer"]["accumulate"]
+        if pieces == "auto":
+            return RunError(f"out of memory ({why}), with the smallest pieces too. A smaller model or picture")
+        return RunError(
+            f"out of memory ({why}). For the same steps: trainer.accumulate={2 * pieces} (pieces of "
+            f"{max(1, size // (2 * pieces))}), or auto, which finds it; else data.batch_size={max(1, size // 2)}"
+        )
     if isinstance(error, OSError) and not isinstance(error, DlwpError):
         return MachineError(files.fault(error, Path(error.filename or ".")))
     return error
+
+
+def audit(run: str) -> str:
+    """Prove from a run's audit.jsonl that each sample of each epoch was used exactly once.
+
+    Args:
+        run: a run folder, or "last".
+
+    Returns:
+        A line that says what was proven.
+
+    Raises:
+        DataError: it was not so, or nothing is recorded. ConfigError: no such run.
+    """
+    from dlwp.runs import history
+    from dlwp.training.audit import check
+
+    path, _ = find_run(run)
+    try:
+        steps, epochs, samples = check(history.read(path / "audit.jsonl"))
+    except DataError as error:
+        raise DataError(f"{path / 'audit.jsonl'}: {error}") from error
+    whole = f"each of {samples:,} samples exactly once in each of {epochs} epochs" if epochs else "no epoch is whole"
+    return f"{steps:,} steps are those of the order of seed and epoch: {whole}"
 
 
 def _dry_run(config: Config) -> Run:

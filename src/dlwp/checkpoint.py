@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,9 @@ from dlwp.runs import files, manifest
 
 FORMAT_VERSION = 1
 """Of state.json; a rise needs a migration."""
+
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""Format n -> what makes of its record, plain containers, one of n + 1; never edited once n + 1 is released."""
 
 _TENSOR = "$tensor"
 
@@ -210,26 +213,35 @@ def load(folder: Path, groups: Sequence[str] | None = None) -> tuple[dict[str, A
     """
     entries = manifest.read(folder)
     record = _record(folder, entries)
-    if record["format_version"] > FORMAT_VERSION:
-        raise MachineError(
-            f"{folder} was made by dlwp {record['dlwp']} (format {record['format_version']}), this is {__version__} "
-            f"(reads up to {FORMAT_VERSION}). pip install 'dlwp>={record['dlwp']}'"
-        )
-    structure, aliases = record.pop("structure"), record.pop("aliases")
     found = {}
-    for group in structure if groups is None else groups:
-        if group not in structure:
-            raise DataError(f"{folder} holds no {group}. It holds: {', '.join(structure)}")
-        tensors = safetensors.torch.load(manifest.verified(folder, f"{group}.safetensors", entries))
-        tensors |= {name: tensors[kept] for name, kept in aliases.get(group, {}).items()}
-        found[group] = _unflatten(structure[group], tensors)
+    try:
+        structure, aliases = record.pop("structure"), record.pop("aliases")
+        for group in structure if groups is None else groups:
+            if group not in structure:
+                raise DataError(f"{folder} holds no {group}. It holds: {', '.join(structure)}")
+            tensors = safetensors.torch.load(manifest.verified(folder, f"{group}.safetensors", entries))
+            tensors |= {name: tensors[kept] for name, kept in aliases.get(group, {}).items()}
+            found[group] = _unflatten(structure[group], tensors)
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        why = f"{type(error).__name__}: {str(error)[:100]}"
+        raise DataError(f"{folder} is no checkpoint of dlwp, although its files are whole ({why})") from error
     if groups is None:
         manifest.verified(folder, "config.yaml", entries)
     return found, record
 
 
 def _record(folder: Path, entries: dict[str, Any]) -> dict[str, Any]:
+    """Return what state.json holds, brought to this format; the file stays as it is."""
     try:
-        return json.loads(manifest.verified(folder, "state.json", entries))
-    except (ValueError, RecursionError) as error:
+        record = json.loads(manifest.verified(folder, "state.json", entries))
+        version, made_by = int(record["format_version"]), str(record["dlwp"])
+        if version <= FORMAT_VERSION:
+            for number in range(version, FORMAT_VERSION):
+                record = MIGRATIONS[number](record)
+            return record
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DataError(f"{folder / 'state.json'} is no record of a run ({type(error).__name__}: {error})") from error
+    raise MachineError(
+        f"{folder} was made by dlwp {made_by[:40]} (format {version}), this is {__version__} "
+        f"(reads up to {FORMAT_VERSION}). pip install 'dlwp>={made_by[:40]}'"
+    )

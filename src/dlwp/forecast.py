@@ -1,4 +1,4 @@
-"""Own the forecast of a dry run: time, memory and disk, from a few steps on a copy.
+"""Own the forecast of a run: time, memory and disk, for a dry run from a few steps on a copy.
 
 Knows nothing of configs or run folders.
 """
@@ -8,8 +8,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import resource
+import shutil
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -46,7 +48,7 @@ def forecast_lines(parts: Parts) -> list[str]:
     return [
         f"time     {_clock_text(seconds)}: {steps:,} steps of {step_s * 1000:.1f} ms, {evaluations:.0f} evaluations",
         f"memory   {peak_memory_mib(parts.device):,.0f} MiB at the peak of a step",
-        f"disk     {_disk_mib(trial):,.1f} MiB in checkpoints",
+        f"disk     {_checkpoint_bytes(trial) * _num_checkpoints(trial) / 2**20:,.1f} MiB in checkpoints",
     ]
 
 
@@ -72,15 +74,31 @@ def peak_memory_mib(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _disk_mib(parts: Parts) -> float:
+def disk_warnings(parts: Parts, checkpoints: Path) -> list[str]:
+    """Return a warning if the disk of the folder `checkpoints` has less room than those to come will take, else none."""
+    one, number = _checkpoint_bytes(parts), _num_checkpoints(parts)
+    needed = one * number - sum(file.stat().st_size for file in checkpoints.glob("step-*/*"))
+    free = shutil.disk_usage(checkpoints).free
+    if free >= needed:
+        return []
+    text = f"{number} checkpoints of {one / 1e9:.3g} GB need {needed / 1e9:.3g} GB"
+    return [f"disk of '{checkpoints}' has {free / 1e9:.3g} GB, {text}. Free space, or trainer.keep_last=1"]
+
+
+def _num_checkpoints(parts: Parts) -> int:
+    return parts.settings.keep_last + int(parts.settings.keep_best) + 1  # one more while it is written
+
+
+def _checkpoint_bytes(parts: Parts) -> int:
+    """Return the size of a checkpoint's tensors; of an optimizer that took no step yet by what its groups say."""
     assert parts.optimizer is not None
-    tensors = list(parts.model.state_dict().values())
-    for values in parts.optimizer.state.values():
-        tensors += [value for value in values.values() if isinstance(value, torch.Tensor)]
-    if parts.settings.ema_decay:
-        tensors += list(parts.model.state_dict().values())
-    one = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return one * (parts.settings.keep_last + int(parts.settings.keep_best) + 1) / 2**20  # one more while it is written
+    weights = sum(tensor.nbytes for tensor in parts.model.state_dict().values())
+    kept = [tensor for values in parts.optimizer.state.values() for tensor in values.values()]
+    moments = sum(tensor.nbytes for tensor in kept if isinstance(tensor, torch.Tensor))
+    if not kept:
+        groups = parts.optimizer.param_groups
+        moments = sum(one.nbytes * (len(group.get("betas", ())) or 1) for group in groups for one in group["params"])
+    return weights * (2 if parts.settings.ema_decay else 1) + moments
 
 
 def _clock_text(seconds: float) -> str:

@@ -1,6 +1,6 @@
-"""Own `dlwp-runs`: print the table of any runs.
+"""Own `dlwp-runs`: print the table of any runs, or the audit of one.
 
-Knows nothing of how runs are read or compared.
+Knows nothing of how runs are read, compared or audited.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ _EPILOG = """examples:
   dlwp-runs                                      every run under outputs/
   dlwp-runs outputs/cifar10-resnet               those of one pair
   dlwp-runs outputs/sweeps/2026-11-23_20-15-03 --format csv
+  dlwp-runs audit outputs/latest                 prove that each sample of each epoch was used exactly once
 """
 
 
@@ -25,7 +26,11 @@ def show_runs(words: list[str]) -> None:
 
     Raises:
         ConfigError: a folder is not there, or holds no run.
+        DataError: an audit finds samples that were skipped or repeated.
     """
+    if words[:1] == ["audit"]:
+        _audit(words[1:])
+        return
     from dlwp.runs import table
 
     parser = argparse.ArgumentParser(
@@ -50,6 +55,15 @@ def show_runs(words: list[str]) -> None:
         print(table.render(rows, width))
     else:
         print(table.csv_text(rows) if found.format == "csv" else table.markdown(rows), end="")
+
+
+def _audit(runs: list[str]) -> None:
+    if not runs or any(run.startswith("-") for run in runs):
+        raise ConfigError("audit needs a run: dlwp-runs audit outputs/latest")
+    from dlwp import api
+
+    for run in runs:
+        print(f"{run}: {api.audit(run)}")
 
 
 def _refuse(message: str) -> NoReturn:

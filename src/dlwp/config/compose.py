@@ -131,7 +131,7 @@ class Place:
         primary: the config to begin with.
         resume: the run or checkpoint whose config.yaml that is.
         origin: how that run was made, where the config is a run's (`resume=`, or `--config-dir RUN`).
-        foreign, trusted: as in `Config`.
+        foreign, trusted: as in `Config`. notes: what to warn of.
     """
 
     words: list[str]
@@ -141,6 +141,7 @@ class Place:
     origin: Origin | None
     foreign: bool
     trusted: list[str]
+    notes: list[str]
 
 
 def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name: str = "train") -> Place:
@@ -149,7 +150,7 @@ def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name:
     Raises:
         ConfigError: no such folder, config or run; or a group is chosen in a replay.
     """
-    rest, resume = _take_resume(words)
+    rest, resume, notes = _take_resume(words)
     catalog = Catalog(resume or config_dir)
     primary = "config" if resume else config_name.removesuffix(".yaml")
     folder = resume or config_dir
@@ -160,7 +161,7 @@ def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name:
     origin = Origin.read(catalog.primary(primary))
     if origin is not None:
         _refuse_groups(rest, origin, catalog)
-    return Place(rest, catalog, primary, resume, origin, is_foreign, trusted)
+    return Place(rest, catalog, primary, resume, origin, is_foreign, trusted, notes)
 
 
 def _trusted(words: Sequence[str]) -> list[str]:
@@ -179,11 +180,13 @@ def composed(
     place = locate(words, config_dir=config_dir, config_name=config_name)
     parsed = check.parse(place.words, place.catalog, sweep=sweep)
     whole, own = _composed(place, [word for word in parsed if not word.several])
+    changes: list[str] = []
     if place.resume is not None:
-        _refuse_changes(parsed, place.resume, whole)
+        changes = _changes(parsed, place.resume, whole)
     choices = place.origin.choices if place.origin is not None else own["runtime"]["choices"]
     config = finish(whole, choices, words, place.catalog, place.resume)
     config.foreign, config.trusted = place.foreign, place.trusted
+    config.warnings += [*place.notes, *changes]
     config.typed = _overlaid(place.origin.typed if place.origin is not None else [], place.words)
     return config, own
 
@@ -267,25 +270,28 @@ def finish(
     return Config(values, stored, own, list(words), list(words), resume, warnings)
 
 
-def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None]:
+def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None, list[str]]:
     rest = [word for word in words if not re.match(r"\+{0,2}resume=", word)]
     named = [word.partition("=")[2].strip("'\"") for word in words if word not in rest]
     if len(named) > 1:
         raise ConfigError(f"'resume' is given twice ({', '.join(named)})")
     if not named or named[0] == "null":
-        return rest, None
+        return rest, None, []
     if not named[0]:
         raise ConfigError("'resume=' has no value. Write resume=RUN_FOLDER, or resume=last")
     from dlwp.runs import manifest
     from dlwp.runs.folder import find_run
 
     run, checkpoint = find_run(os.path.expanduser(named[0]))  # noqa: PTH111 ("last" is no path)
-    found = checkpoint or run
-    if checkpoint is not None:
+    notes: list[str] = []
+    if checkpoint is not None and "resume_fallback=true" in rest:
+        checkpoint, notes = manifest.instead_of(checkpoint)
+    elif checkpoint is not None:
         manifest.verified(checkpoint, "config.yaml")
-    elif not (found / "config.yaml").is_file():
+    found = checkpoint or run
+    if not (found / "config.yaml").is_file():
         raise ConfigError(f"'{found}' has no config.yaml, so it cannot be resumed")
-    return rest, found
+    return rest, found, notes
 
 
 def for_hydra(word: str) -> str:
@@ -313,10 +319,8 @@ def _overlaid(before: Sequence[str], words: Sequence[str]) -> list[str]:
     return [word for word in before if check.split(word)[1] not in keys] + list(words)
 
 
-def _refuse_changes(words: Sequence[check.Word], resume: Path, whole: DictConfig) -> None:
-    """Refuse on a resume what would make another run of it, unless that is what is asked for."""
-    if not whole.resume_exact:
-        return
+def _changes(words: Sequence[check.Word], resume: Path, whole: DictConfig) -> list[str]:
+    """Refuse on a resume what would make another run of it; where that is what is asked for, return a note of it."""
     before = OmegaConf.load(resume / "config.yaml")
     changed = []
     for key in (word.key for word in words if word.key != "run_dir" and not word.is_hydra):
@@ -324,9 +328,10 @@ def _refuse_changes(words: Sequence[check.Word], resume: Path, whole: DictConfig
         was, now = (check.typed(OmegaConf.select(config, key)) for config in (before, whole))
         if not free and was != now:
             changed.append(f"{key} ({was} → {now})")
-    if changed:
-        text = f"resume with a changed {', '.join(changed)} is another experiment"
+    text = f"resume with a changed {', '.join(changed)} is another experiment"
+    if changed and whole.resume_exact:
         raise ConfigError(f"{text}. If you mean it: resume_exact=false")
+    return [f"{text} (resume_exact=false)"] if changed else []
 
 
 def _explained(error: BaseException, words: Sequence[check.Word], primary: str, catalog: Catalog) -> ConfigError:

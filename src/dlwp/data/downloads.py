@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import http.client
 import os
-import socket
 import tarfile
 import time
 from collections.abc import Iterator
@@ -108,7 +107,7 @@ def _alone(lock: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # no locks here: two may fetch the same, and the checksum decides
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-    files.remove(lock)
+    files.remove(lock)  # only now that the file is there: whoever still waits for this one finds it
 
 
 def _complete(url: str, part: Path, source: Source, pause_s: float, timeout_s: float, progress: bool | None) -> None:
@@ -141,7 +140,7 @@ def _receive(url: str, part: Path, title: str, pause_s: float, timeout_s: float,
             elif error.code not in _AGAIN:
                 raise UnreachableError(f"HTTP {error.code}") from None
             why = f"HTTP {error.code}"
-        except (URLError, http.client.HTTPException, ConnectionError, socket.timeout, EOFError) as error:
+        except (TimeoutError, URLError, http.client.HTTPException, ConnectionError, EOFError) as error:
             if isinstance(error, URLError) and not received and not isinstance(error.reason, TimeoutError):
                 raise UnreachableError("") from None
             why = str(error)
@@ -230,7 +229,9 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
 
 def _checked(archive: Path, tar: tarfile.TarFile, name: str) -> list[tarfile.TarInfo]:
     """Return the members, after refusing what an honest data set does not hold."""
-    limit, total, seen, found = _RATIO * archive.stat().st_size, 0, set(), []
+    limit, total = _RATIO * archive.stat().st_size, 0
+    seen: set[str] = set()
+    found: list[tarfile.TarInfo] = []
     for member in tar:  # one at a time: a list of all would be as long as a stranger likes
         path = os.path.normpath(member.name)
         total += member.size

@@ -6,13 +6,11 @@ Knows nothing of how pictures are fed, augmented or learned from. Every set is g
 from __future__ import annotations
 
 import errno
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import urlparse
 
 import numpy
 import torch
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from dlwp.data import pictures
 from dlwp.data.datasets import ArrayDataset, Facts, Splits
+from dlwp.data.downloads import Source, UnreachableError, digest_of, fetch, is_page, unpack, unpack_gzip
 from dlwp.data.splits import cut_validation
 from dlwp.errors import DataError, MachineError, nearest
 
@@ -183,58 +182,74 @@ def _open(name: str, kind: str, root: Path, download: bool, **options: Any) -> A
     from torchvision import datasets
 
     made = getattr(datasets, kind)
+    sources = _sources(made, root, options)
     try:
-        return made(str(root), download=download, **options)
+        try:
+            return made(str(root), download=False, **options)
+        except RuntimeError:
+            if not download:
+                raise
+        for source in sources:
+            _provide(source, made)
+        return made(str(root), download=False, **options)
     except PermissionError as error:
         raise pictures.unreadable(Path(error.filename or root)) from None
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, UnreachableError, UnpicklingError, AssertionError, ValueError, TypeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
             raise MachineError(f"cannot write to '{root}' ({error.strerror}). data.root=FOLDER") from None
-        raise _why_not(name, _sources(made, root, options), download, root, error) from None
+        raise _why_not(name, sources, download, root, error) from None
 
 
-def _sources(made: Any, root: Path, options: dict[str, Any]) -> list[tuple[Path, str, str]]:
-    """Return (path, MD5, address) of each file that torchvision fetches for a set."""
+def _provide(source: Source, made: Any) -> None:
+    """Fetch a file, unless it is there, and lay what it holds where torchvision looks for it."""
+    plain = source.path.with_suffix("")
+    if source.path.suffix == ".gz" and plain.name in _IDX_BYTES:
+        if not plain.exists():
+            _fetch(source)
+            unpack_gzip(source.path, plain, _IDX_BYTES[plain.name])
+    else:
+        _fetch(source)
+        if source.path.name.endswith(".tar.gz"):
+            unpack(source.path, source.path.parent, made.base_folder)
+
+
+def _fetch(source: Source) -> None:
+    if not source.path.exists():
+        fetch(source)
+    elif digest_of(source.path) != source.digest:
+        raise RuntimeError("another checksum")
+
+
+def _sources(made: Any, root: Path, options: dict[str, Any]) -> list[Source]:
+    """Return the files that a set consists of, as torchvision lists them."""
     if hasattr(made, "resources"):
         folder = root / made.__name__ / "raw"
-        return [(folder / file, md5, made.mirrors[0] + file) for file, md5 in made.resources]
+        return [Source(folder / name, tuple(one + name for one in made.mirrors), md5) for name, md5 in made.resources]
     if hasattr(made, "split_list"):
-        url, file, md5 = made.split_list[options["split"]]
-        return [(root / file, md5, url)]
-    return [(root / made.filename, made.tgz_md5, made.url)]
+        url, name, md5 = made.split_list[options["split"]]
+        return [Source(root / name, (url,), md5)]
+    return [Source(root / made.filename, (made.url,), made.tgz_md5)]
 
 
-def _why_not(
-    name: str, sources: list[tuple[Path, str, str]], download: bool, root: Path, error: Exception
-) -> DataError:
+def _why_not(name: str, sources: list[Source], download: bool, root: Path, error: Exception) -> DataError:
     """Return what to tell when torchvision has no data: not there, damaged, or no way to fetch it."""
-    for path, expected, _ in sources:
-        if path.is_file() and (found := _md5(path)) != expected:
-            page = " (it looks like a web page)" if _is_page(path) else ""
+    for path, expected in ((source.path, source.digest) for source in sources):
+        if path.is_file() and (found := digest_of(path)) != expected:
+            page = " (it looks like a web page)" if is_page(path) else ""
             way_out = "Remove it, and try again"
             if download:
                 path.unlink()
                 way_out = "Removed; try again"
             return DataError(f"{path}: md5 is {found[:8]}…, expected {expected[:8]}…{page}. {way_out}")
-    if not download:
-        return DataError(f"{name} is not in '{root}'. Add data.download=true, or set data.root")
-    missing = [(path, md5) for path, md5, _ in sources if not path.is_file()] or [sources[0][:2]]
-    host = urlparse(sources[0][2]).hostname
-    path, md5 = missing[0]
+    if not isinstance(error, UnreachableError):
+        if not download and "not found" in str(error):
+            return DataError(f"{name} is not in '{root}'. Add data.download=true, or set data.root")
+        why = " ".join(str(error).split())[:120] or type(error).__name__
+        return DataError(f"{name} in '{root}' is damaged ({why}). Remove it, and try again")
+    missing = [source for source in sources if not source.path.is_file()] or sources[:1]
+    first = missing[0]
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-    why = f" (HTTP {error.code})" if isinstance(error, HTTPError) else ""
-    if not isinstance(error, URLError | OSError) and "rror downloading" not in str(error):
-        why = f" ({str(error).splitlines()[0]})"
-    listed = [f"{path} (md5 {md5})" for path, md5 in missing] if more else []
-    return DataError(f"cannot reach {host}{why}. Put {path.name} (md5 {md5}){more} into '{path.parent}'", listed)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def _is_page(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
-    return start.startswith((b"<!doctype html", b"<html"))
+    why = f" ({error})" if str(error) else ""
+    listed = [f"{source.path} (md5 {source.digest})" for source in missing] if more else []
+    place = f"Put {first.path.name} (md5 {first.digest}){more} into '{first.path.parent}'"
+    return DataError(f"cannot reach {first.host}{why}. {place}", listed)

@@ -180,7 +180,7 @@ class StreamingLoader:
                 return next(batches)
         while True:
             try:
-                with _deaths.told(batches._workers):
+                with _deaths.told(batches._workers, began + self._timeout_s + _LOOK_S):
                     return next(batches)
             except (RuntimeError, ConnectionError, EOFError) as error:
                 told = self._worker_fault(error, batches._workers, time.monotonic() - began)
@@ -236,19 +236,20 @@ class StreamingLoader:
     def _worker_fault(self, error: Exception, processes: list[Any], waited_s: float) -> Exception | None:
         """Return what to raise when a worker died or hangs, `error` where it is another, None to wait on."""
         text = str(error)
-        if "DataLoader timed out" in text:
+        found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", text)
+        slow = "DataLoader timed out" in text
+        if slow and waited_s < self._timeout_s:
             try:
                 self._look_up()
             except _GivenUp as stop:
                 return stop
-            if waited_s < self._timeout_s:
-                return None
+            return None
+        if slow or (found is not None and waited_s > self._timeout_s):
             samples = ", ".join(self._named(sample) for sample in self._reader.places.tolist())
             return RunError(
                 f"no answer from the data workers for {self._timeout_s:g} s, at samples {samples}."
                 " data.num_workers=0 shows where"
             )
-        found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", text)
         if found is not None:
             numbers = [number for number, process in enumerate(processes) if process.pid == int(found[1])]
         elif isinstance(error, ConnectionError | EOFError):  # the first sign of a death may be a closed connection
@@ -294,12 +295,15 @@ class _Deaths:
     """Have the death of a worker told when its data is asked for.
 
     torch's SIGCHLD handler raises wherever the main thread happens to be: in a step, or while a checkpoint is written.
+    And a worker that is stopped while it hands over a batch would be waited for without end: it is killed when it is due.
     """
 
     def __init__(self) -> None:
         self._handler: Any = None
         self._asked: set[int] = set()  # processes of the pool that is asked
         self._noted: dict[int, RuntimeError] = {}  # by process
+        self._due: tuple[float, list[Any]] | None = None  # when these processes must have answered
+        self._watch: threading.Thread | None = None
 
     def listen(self) -> None:
         """Stand in front of torch's handler, which the first pool of workers has set."""
@@ -327,16 +331,27 @@ class _Deaths:
             self._noted.pop(process.pid, None)
 
     @contextlib.contextmanager
-    def told(self, processes: list[Any]) -> Iterator[None]:
+    def told(self, processes: list[Any], due: float) -> Iterator[None]:
         """Raise the death of one of these processes within this block, at once what was noted before it."""
         asked = {process.pid for process in processes}
         for process in asked & self._noted.keys():
             raise self._noted.pop(process)
-        self._asked = asked
+        if self._watch is None or not self._watch.is_alive():  # not alive: in a forked process
+            self._watch = threading.Thread(target=self._kill_what_is_due, daemon=True)
+            self._watch.start()
+        self._asked, self._due = asked, (due, processes)
         try:
             yield
         finally:
-            self._asked = set()
+            self._asked, self._due = set(), None
+
+    def _kill_what_is_due(self) -> None:
+        while True:
+            time.sleep(_LOOK_S / 2)
+            due = self._due
+            if due is not None and time.monotonic() > due[0]:
+                for process in due[1]:
+                    process.kill()
 
 
 _deaths = _Deaths()

@@ -74,9 +74,27 @@ def newest_complete(parent: Path, without: Path | None = None) -> Path | None:
     return next((path for path in newest_first if is_complete(path)), None)
 
 
+def instead_of(checkpoint: Path) -> tuple[Path, list[str]]:
+    """Return the checkpoint itself where it is whole, else the newest whole one beside it, and a warning that says so.
+
+    Raises:
+        DataError: it is damaged, and no other is whole.
+    """
+    try:
+        entries = _entries(checkpoint)
+        for name in entries:
+            _bytes(checkpoint, name, entries)
+    except _Damage as damage:
+        whole = newest_complete(checkpoint.parent, checkpoint)
+        if whole is None:
+            raise DataError(f"{damage}.{_way_out(checkpoint)}") from damage
+        return whole, [f"{damage}: going on from {whole.name} instead (resume_fallback=true)"]
+    return checkpoint, []
+
+
 def _entries(folder: Path) -> dict[str, Any]:
     try:
-        data = (folder / NAME).read_bytes()
+        data = files.read_regular(folder / NAME, _LARGEST)
         entries = json.loads(data)["files"]
         if _with_own_hash({"files": entries}) != data:
             raise ValueError("its own sha256 differs")
@@ -91,7 +109,7 @@ def _bytes(folder: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     if name not in entries or Path(name).name != name:
         raise _Damage(f"{folder} holds no {name}")
     try:
-        data = (folder / name).read_bytes()
+        data = files.read_regular(folder / name, max(int(entries[name]["size"]), _LARGEST))
     except OSError as error:
         raise _Damage(f"{folder / name} cannot be read ({error.strerror})") from error
     if len(data) != entries[name]["size"]:

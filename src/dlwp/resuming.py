@@ -1,0 +1,102 @@
+"""Own where a run goes on: which of its checkpoints, what to tell of them, and what differs from where it began.
+
+Knows nothing of how a run is trained.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlwp.errors import DataError
+from dlwp.runs import history, manifest
+from dlwp.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from dlwp.training.trainer import Trainer
+
+_MACHINE = ("device", "threads", "cpu_capability")
+"""Facts of environment.json that change the last bits of a result."""
+
+
+def find_checkpoint(run: RunFolder, named: Path | None, *, fallback: bool) -> tuple[Path | None, list[str]]:
+    """Return the checkpoint to go on from, None where there is none, and warnings.
+
+    It is the one that was named, else the one that `last` names, else (that pointer is gone) the newest whole one.
+
+    Args:
+        run: the run's folder. named: a checkpoint of it, if one was named.
+        fallback: where it is damaged, take the newest whole one instead.
+
+    Raises:
+        DataError: it is damaged, or none is whole.
+    """
+    try:
+        chosen = named or run.pointed("last")
+    except DataError as error:
+        if not fallback:
+            raise DataError(f"{error}. resume_fallback=true takes the newest whole checkpoint") from error
+        chosen = None
+    if chosen is not None:
+        return manifest.instead_of(chosen) if fallback else (chosen, [])
+    saved = run.saved()
+    whole = manifest.newest_complete(run.checkpoints)
+    if whole is None and saved:
+        manifest.read(saved[-1])
+        raise DataError(f"{run.path} has {len(saved)} checkpoints and none of them is whole. Newest: {saved[-1].name}")
+    if whole is None:
+        return None, []
+    return whole, [f"checkpoints/last names no checkpoint: going on from {whole.name}, the newest whole one"]
+
+
+def word_of_death(run: RunFolder) -> str | None:
+    """Return what to tell where the last process of a run ended without a word; its lock is ours by now."""
+    if run.read_summary().get("exit") != "running":
+        return None
+    steps = [record["step"] for record in history.read(run.metrics) if "step" in record]
+    if not steps:
+        return "the last process died without a word before its first record"
+    return f"the last process died without a word after step {steps[-1]:,} (killed; often: out of memory)"
+
+
+def machine_of(run: RunFolder) -> dict[str, Any]:
+    """Return the facts that environment.json tells of the machine and that bear on the last bits of a result."""
+    try:
+        found = json.loads(run.environment.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {name: found.get(name) for name in _MACHINE} if isinstance(found, dict) else {}
+
+
+def load(trainer: Trainer, checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> tuple[str, list[str]]:
+    """Put a checkpoint into a trainer.
+
+    Args:
+        before, now: what `machine_of` told before this process wrote its own, and after.
+
+    Returns:
+        A line on where it goes on, and why the result may differ in its last bits from a run that was never stopped.
+
+    Raises:
+        DataError: it is damaged. ConfigError: it is of another model.
+    """
+    import torch
+
+    from dlwp import __version__
+    from dlwp import checkpoint as checkpoints
+
+    tensors, record = checkpoints.load(checkpoint)
+    trainer.state.load(tensors, record)
+    changes = [
+        f"{name} {was} → {is_now}"
+        for name, was, is_now in (
+            ("torch", record["torch"].partition("+")[0], torch.__version__.partition("+")[0]),
+            ("dlwp", record["dlwp"], __version__),
+            *((name.replace("_", " "), was, now.get(name)) for name, was in before.items()),
+        )
+        if was is not None and was != is_now
+    ]
+    progress = trainer.state.progress
+    line = f"from {checkpoint.name}: step {progress.step:,}, epoch {progress.epoch + 1}"
+    return line, [f"resume: not bit-identical, {change}" for change in changes]
