@@ -108,12 +108,13 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     _describe(run, config, parts, config_text)
     _say_summary(run, config, parts, console)
     point_latest(run.path)
+    from dlwp.forecast import disk_warnings
     from dlwp.observers.stopping import Signals
 
     with Signals() as signals:
         observers = _observers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
-        notes += [*parts.warnings, *([run.unlocked] if run.unlocked else [])]
+        notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
         if checkpoint is not None:
             line, differences = resuming.load(trainer, checkpoint, before, resuming.machine_of(run))
             console.say(f"resume   {line}" + (f" · {died}" if died else ""))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torture
 from torture import kit
 
-_NOT_PROMISES = {"__main__", "kit", "commands", "faults", "small_run", "power_loss"}
+_NOT_PROMISES = {"__main__", "kit", "commands", "faults", "hostile_corpus", "small_run", "power_loss", "mounts"}
 
 
 def promises() -> list[kit.Promise]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ def harm(path: Path, kind: str, chance: random.Random) -> str:
     return f"4 KiB from byte {at} of {len(data)} zeroed"
 
 
-def loaded(patch: Patch | None, seed: int) -> Trial:
+def loaded(
+    seed: int, names: Sequence[str] = FILES, kinds: Sequence[str] = tuple(KINDS), patch: Patch | None = None
+) -> Trial:
     """Return the try of one mutation of each kind on each file, read without a command."""
 
     def do(folder: Path) -> int:
@@ -82,8 +84,8 @@ def loaded(patch: Patch | None, seed: int) -> Trial:
         if patch is not None:
             patch()
         chance = random.Random(seed)
-        for name in FILES:
-            for kind in KINDS:
+        for name in names:
+            for kind in kinds:
                 step = whole_run(folder) / "checkpoints" / NEWEST
                 done = harm(step / name, kind, chance)
                 try:
@@ -95,7 +97,7 @@ def loaded(patch: Patch | None, seed: int) -> Trial:
                 else:
                     raise kit.Broken(f"{name} {done}: it is read as if whole")
                 shutil.rmtree(folder / "run")
-        return len(FILES) * len(KINDS)
+        return len(names) * len(kinds)
 
     return Trial("each file harmed in each way", do)
 
@@ -220,7 +222,7 @@ def _trials(scale: Scale) -> list[Trial]:
     harms = [("config.yaml", "flip"), *_harms(scale)]
     parts = -(-len(harms) // 50)
     tries = [commanded(harms[part::parts], f"{scale.seed}/{part}") for part in range(parts)]
-    tries += [loaded(None, scale.seed + number) for number in range(scale.count(1, 4, 20))]
+    tries += [loaded(scale.seed + number) for number in range(scale.count(1, 4, 20))]
     if not scale.is_fast:
         tries.append(commanded([("model.safetensors", "flip")], f"{scale.seed}/fresh", fresh=True))
     return [*tries, unharmed(scale.count(1, 4, 20)), pointers()]
@@ -228,7 +230,10 @@ def _trials(scale: Scale) -> list[Trial]:
 
 def _controls(scale: Scale) -> list[Trial]:
     one = [("model.safetensors", "flip")]
-    return [loaded(unverified, scale.seed), commanded(one, f"{scale.seed}/control", patch=unverified)]
+    return [
+        loaded(scale.seed, ["model.safetensors"], ["flip"], unverified),
+        commanded(one, f"{scale.seed}/control", patch=unverified),
+    ]
 
 
 PROMISES = [

@@ -65,8 +65,8 @@ class FaultyDisk:
 
     Args:
         at: the number of the call (from 1) that fails; 0 only counts.
-        how: "kill" (the process ends as if by SIGKILL), "half" (writes half, then ends), or the name of an errno
-            ("ENOSPC"), which is raised.
+        how: "kill" (the process ends as if by SIGKILL), "half" (writes half, then ends), "short" (a write takes half
+            and says so), or the name of an errno ("ENOSPC"), which is raised.
         after: do the call first, then fail.
         lasting: all calls from `at` on fail.
         only: the calls that count; None: all that write.
@@ -109,10 +109,14 @@ class FaultyDisk:
                 return self._done(name, arguments, real(*arguments, **options))
             self.count += 1
             due = self.at and (self.count >= self.at if self.lasting else self.count == self.at)
-            if due and not self.after:
+            if due and self.how == "short":
+                arguments = (
+                    (arguments[0], bytes(arguments[1])[: len(arguments[1]) // 2]) if name == "write" else arguments
+                )
+            elif due and not self.after:
                 self._fail(name, real, arguments)
             found = self._done(name, arguments, real(*arguments, **options))
-            if due and self.after:
+            if due and self.after and self.how != "short":
                 self._fail(name, real, arguments)
             return found
 

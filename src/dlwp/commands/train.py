@@ -58,6 +58,11 @@ def _train(argv: list[str]) -> int:
     )
     if flags.multirun or str(own["mode"]).endswith("MULTIRUN"):
         return _sweep(flags, [str(key) for key in own["sweeper"].get("params") or ()])
+    if config.values["verify_resume"]:
+        from dlwp.verify import verify_resume
+
+        print(f"verify   {verify_resume(flags.words, flags.config_dir, flags.config_name)}")
+        return 0
     from dlwp import api
 
     return api.train_config(config).exit_code

@@ -31,8 +31,9 @@ def is_foreign(folder: Path) -> bool:
 def check(folder: Path, trusted: Sequence[str] = ()) -> None:
     """Refuse a foreign run's config.yaml where it is not plain values, as dlwp writes them.
 
-    Refused are: what Hydra itself would read (its own section, other defaults, other YAML files beside it), tags,
-    aliases (they multiply), deep nesting, sizes beyond any config, and references, the environment's among them.
+    Refused are: links and pipes anywhere in the run; what Hydra itself would read (its own section, other defaults,
+    other YAML files beside it); tags, aliases (they multiply), deep nesting, sizes beyond any config; and references,
+    the environment's among them.
 
     Args:
         folder: the run, or the checkpoint.
@@ -44,6 +45,11 @@ def check(folder: Path, trusted: Sequence[str] = ()) -> None:
     import yaml
 
     path = folder / "config.yaml"
+    run = folder.resolve().parents[1] if (folder / "MANIFEST.json").exists() else folder
+    for inside in run.rglob("*"):
+        if inside.is_symlink() or not (inside.is_file() or inside.is_dir()):
+            kind = "a link" if inside.is_symlink() else "no regular file"
+            raise ConfigError(f"'{inside}' is {kind}: what is written there would not stay in the run. Remove it")
     for other in (*folder.glob("*.yaml"), *folder.glob("*/*.yaml")):
         if other.parent != folder or other.name not in _OWN_FILES:
             raise ConfigError(f"{folder} holds '{other.relative_to(folder)}', which is no file of a run. Remove it")

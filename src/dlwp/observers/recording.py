@@ -97,7 +97,10 @@ class Recording:
                 lines.write()
             self._summarise(event)
         except OSError as error:
-            raise RunError(f"{files.fault(error, self._run.path)}: the run's last numbers are not recorded") from error
+            text = f"{files.fault(error, self._run.path)}: the run's last numbers are not recorded"
+            if event.error is None:
+                raise RunError(text) from error
+            _warn(event.trainer, text)  # the run fails already, maybe for the same reason: that is what is raised
 
     def flush(self) -> None:
         """Wait until every line is on disk.

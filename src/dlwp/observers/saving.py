@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dlwp import checkpoint, devices
 from dlwp.checkpoint import Snapshot
-from dlwp.errors import RunError
+from dlwp.errors import DataError, RunError
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder
 from dlwp.settings import Duration
@@ -188,19 +188,21 @@ class Saving:
         best = next((job for job in writing.jobs if job.is_best), None)
         if best is not None and writing.copied:
             self._kept = best.taken
-        text = f"checkpoint of step {writing.jobs[0].step:,} not saved: {self._fault(writing.error)}"
+        text = f"checkpoint of step {writing.jobs[0].step:,} not saved: {self._fault(writing.error, event)}"
         if self._failed >= (attempts or self._max_failed_saves):
             times = f" ({self._failed} saves in a row have failed)" if self._failed > 1 else ""
             raise RunError(text + times) from writing.error
         event.trainer.warn(text)
 
     def _delete_old(self, event: Settled | Ended) -> None:
-        kept = {*self._order[-self._keep_last :], *self._named()}
         try:
+            kept = {*self._order[-self._keep_last :], *self._named()}
             for name in [name for name in self._order if name not in kept]:
                 self._discard(name)
         except OSError as error:
             event.trainer.warn(f"an old checkpoint stays: {files.fault(error, self._run.checkpoints)}")
+        except DataError as error:  # `last` or `best` cannot be read: nothing is deleted that they may name
+            event.trainer.warn(f"old checkpoints stay: {error}")
 
     def _named(self) -> set[str]:
         found = (self._run.pointed(name) for name in ("last", "best"))
@@ -223,13 +225,11 @@ class Saving:
         elif pointed is not None and pointed.name in self._stale:
             self._run.point("best", None)
 
-    def _fault(self, error: OSError | None) -> str:
+    def _fault(self, error: OSError | None, event: Settled | Ended) -> str:
         assert error is not None
-        last = self._run.pointed("last")
-        needed = sum(path.stat().st_size for path in last.iterdir()) if last is not None else 0
-        text = files.fault(error, self._run.checkpoints, needed)
+        text = files.fault(error, self._run.checkpoints, checkpoint.size(event.trainer.state))
         advice = ". Free space, or trainer.keep_last=1" if text.startswith("disk") else ""
-        return f"{text}{advice}; last good: {f'step {checkpoint.step_of(last):,}' if last is not None else 'none'}"
+        return f"{text}{advice}; last good: {f'step {int(self._order[-1][5:]):,}' if self._order else 'none'}"
 
 
 @dataclass

@@ -228,10 +228,10 @@ def fault(error: OSError, path: Path, needed: int = 0) -> str:
     place = path
     while not place.exists() and place != place.parent:
         place = place.parent
-    text = f"disk of '{path}' has {shutil.disk_usage(place).free / 1e9:.1f} GB"
+    text = f"disk of '{path}' has {shutil.disk_usage(place).free / 1e9:.3g} GB"
     if error.errno == errno.EDQUOT:
         text = f"the quota on the disk of '{path}' is used up"
-    return text + (f", {needed / 1e9:.1f} GB are needed" if needed else " free")
+    return text + (f", {needed / 1e9:.3g} GB are needed" if needed else " free")
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dlwp.errors import DataError
+from dlwp.runs import files
 
 NAME = "MANIFEST.json"
+_LARGEST = 32 * 2**20
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -98,7 +100,7 @@ def _entries(folder: Path) -> dict[str, Any]:
         entries = json.loads(data)["files"]
         if _with_own_hash({"files": entries}) != data:
             raise ValueError("its own sha256 differs")
-        return {str(name): {"size": entry["size"], "sha256": entry["sha256"]} for name, entry in entries.items()}
+        return {str(name): {"size": int(entry["size"]), "sha256": entry["sha256"]} for name, entry in entries.items()}
     except OSError as error:
         raise _Damage(f"{folder / NAME} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -108,8 +110,10 @@ def _entries(folder: Path) -> dict[str, Any]:
 def _bytes(folder: Path, name: str, entries: Mapping[str, Any]) -> bytes:
     if name not in entries or Path(name).name != name:
         raise _Damage(f"{folder} holds no {name}")
+    if entries[name]["size"] > _LARGEST and not name.endswith(".safetensors"):
+        raise _Damage(f"{folder / name} has more than {_LARGEST:,} bytes")
     try:
-        data = files.read_regular(folder / name, max(int(entries[name]["size"]), _LARGEST))
+        data = files.read_regular(folder / name, max(entries[name]["size"], _LARGEST))
     except OSError as error:
         raise _Damage(f"{folder / name} cannot be read ({error.strerror})") from error
     if len(data) != entries[name]["size"]:

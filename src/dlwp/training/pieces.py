@@ -30,6 +30,8 @@ class Pieces:
         self._trainer = trainer
         self._auto = trainer.settings.accumulate == "auto"
         self._fixed = 1 if self._auto else int(trainer.settings.accumulate)
+        names = {type(module).__name__ for module in trainer.model.modules()}
+        self._least = 2 if any("BatchNorm" in name for name in names) else 1  # samples a piece: one has no variance
 
     @property
     def count(self) -> int:
@@ -38,16 +40,17 @@ class Pieces:
 
     def compute(self, batch: Any, job: Callable[[list[Any]], Tensor]) -> Tensor:
         """Return job(pieces of `batch`), tried again with smaller pieces where memory runs out and may be saved."""
+        most = max(1, size_of(batch) // self._least)
         if not self._auto:
-            return job(cut(batch, self._fixed))
+            return job(cut(batch, min(self._fixed, most)))
         trainer = self._trainer
         buffers = [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
         sums = trainer.tally.copy()
         while True:
             try:
-                return job(cut(batch, self.count))
+                return job(cut(batch, min(self.count, most)))
             except (RuntimeError, MemoryError) as error:
-                if not devices.is_out_of_memory(error) or self.count >= size_of(batch):
+                if not devices.is_out_of_memory(error) or self.count >= most:
                     raise
             # here the error is gone, and with it the tensors that its traceback held
             trainer.optimizer.zero_grad(set_to_none=True)
@@ -56,15 +59,12 @@ class Pieces:
             trainer.tally.restore(sums)
             if trainer.device.type == "cuda":
                 torch.cuda.empty_cache()
-            self._double(size_of(batch))
+            self._double(size_of(batch), most)
 
-    def _double(self, size: int) -> None:
+    def _double(self, size: int, most: int) -> None:
         progress = self._trainer.state.progress
-        progress.pieces = min(2 * self.count, size)
-        norms = any(
-            isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in self._trainer.model.modules()
-        )
-        note = "; batch norm sees a piece at a time" if norms else ""
+        progress.pieces = min(2 * self.count, most)
+        note = "; batch norm sees a piece at a time" if self._least > 1 else ""
         self._trainer.warn(
             f"out of memory at step {progress.step + 1:,}: batches go on in {progress.pieces} pieces of "
             f"{-(-size // progress.pieces)} samples (trainer.accumulate={progress.pieces}){note}"

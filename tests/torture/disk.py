@@ -1,0 +1,543 @@
+"""Promises 5 and 6: a disk that fills, becomes read-only or takes its leave costs no checkpoint, and is named.
+
+Faults are raised at dlwp's own calls, and made by true disks: a small one in memory, one that becomes read-only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torture import kit, mounts
+from torture.commands import Command, fail, outcome, records, succeed
+from torture.faults import FaultyDisk
+from torture.kit import Promise, Scale, Skipped, Trial, require, require_equal
+from torture.small_run import (
+    clean_weights,
+    forked,
+    require_nothing_left,
+    require_resumable,
+    require_whole,
+    run,
+    weights,
+)
+
+FULL = ("ENOSPC", "EDQUOT", "EFBIG")
+LOST = ("EROFS", "EACCES", "ESTALE", "EIO")
+RUN = (
+    "data=synthetic", "data.num_train=20", "data.num_val=10", "data.num_test=10", "data.shape=[3,8,8]",
+    "data.batch_size=10", "model=linear", "trainer.epochs=5", "trainer.checkpoint_every=2 steps", "trainer.log_every=1",
+    "trainer.keep_best=false",
+)  # fmt: skip
+
+Patch = Callable[[], None]
+
+
+class During:
+    """Calls `begin` before step `first` and `end` after step `last`, and looks at metrics.jsonl after each step."""
+
+    def __init__(self, path: Path, first: int, last: int, begin: Callable[[], Any], end: Callable[[], Any]) -> None:
+        self._metrics = path / "metrics.jsonl"
+        self._first, self._last = first, last
+        self._begin, self._end = begin, end
+
+    def on_step(self, event: Any) -> None:
+        if event.step == self._first:
+            for thread in threading.enumerate():
+                if thread.name == "saving":  # of the step before: it is not what is tried
+                    thread.join()
+            self._begin()
+        data = self._metrics.read_bytes() if self._metrics.exists() else b""
+        require(data[-1:] in (b"", b"\n"), f"metrics.jsonl is torn: {data[-80:]!r}")
+
+    def on_epoch(self, event: Any) -> None:
+        if event.step == self._last:
+            self._end()
+
+
+def ended(folder: Path, path: Path, observers: list[Any], **options: Any) -> tuple[int, str, int]:
+    """Train in a fork; return its status, all that it warned of and raised, and how many saves were told of."""
+    said, saved = folder / "said", folder / "saved"
+    for file in (said, saved):
+        file.unlink(missing_ok=True)
+
+    class Told:
+        def warn(self, text: str) -> None:
+            with said.open("a") as file:
+                file.write(text + "\n")
+
+        def on_save(self, event: Any) -> None:
+            with saved.open("a") as file:
+                file.write(f"{event.step}\n")
+
+    told = Told()
+
+    def job() -> None:
+        from dlwp.errors import DlwpError
+
+        try:
+            run(path, [told, *observers], **options)
+        except DlwpError as error:
+            told.warn(str(error))
+            os._exit(error.exit_code)
+
+    status = forked(job)
+    count = len(saved.read_text().split()) if saved.exists() else 0
+    return status, said.read_text() if said.exists() else "", count
+
+
+def failing(how: str, *, lasting: bool, start: int = 1, stride: int = 1, patch: Patch | None = None) -> Trial:
+    """Return the try of the small run whose disk fails at call start, start + stride... of steps 3 to 6."""
+
+    def do(folder: Path) -> int:
+        if patch is not None:
+            patch()
+        expected = clean_weights(folder, epochs=5)
+        at, tries = start, 0
+        while True:
+            path, met = folder / "run", folder / "met"
+            disk = FaultyDisk(at, how, lasting=lasting, only=("open", "write", "fsync", "mkdir", "rename", "replace"))
+
+            def end(disk: FaultyDisk = disk, met: Path = met, at: int = at) -> None:
+                disk.remove()
+                met.write_text(str(int(disk.count >= at)))
+
+            during = During(path, 3, 6, disk.install, end)
+            try:
+                status, said, saved = ended(folder, path, [during], epochs=5)
+                was_met = met.read_text() == "1" if met.exists() else True
+                _require_survived(path, expected, status, said, saved, how)
+                require(was_met or not said, f"no fault, but: {said}")
+            except kit.Broken as error:
+                raise kit.Broken(f"{how}{' from' if lasting else ' at'} call {at}: {error}") from error
+            shutil.rmtree(path)
+            met.unlink()
+            tries += 1
+            if not was_met:
+                require(tries > 1, "no call was met: nothing is shown")
+                return tries
+            at += stride
+
+    kind = "lasting" if lasting else "once"
+    return Trial(f"{how}, {kind}, at every {stride}. call from {start}", do, 1800)
+
+
+def _require_survived(
+    path: Path, expected: dict[str, str], status: int, said: str, saved: int, how: str | None
+) -> None:
+    require(status == 0, f"the run ended with {status}: {said}")
+    require_whole(path, expected, 10)
+    require_nothing_left(path)
+    require_equal(weights(path)["step-00000010"], expected["step-00000010"], "the weights at the end")
+    steps = [record["step"] for record in records(path / "metrics.jsonl")]
+    require_equal(steps, list(range(1, 11)), "steps in metrics.jsonl")
+    if saved < 5:
+        require("not saved" in said, f"{5 - saved} saves failed without a word: {said!r}")
+        _require_named(said, path, how)
+
+
+def _require_named(said: str, path: Path, how: str | None) -> None:
+    require(str(path) in said, f"the path is not named: {said}")
+    require("last good: " in said, f"the last good step is not named: {said}")
+    if how is None or how in ("ENOSPC", "EFBIG", "short"):
+        require("disk of" in said and "GB" in said and "needed" in said, f"needed and free are not named: {said}")
+    elif how == "EDQUOT":
+        require("quota" in said, f"the quota is not named: {said}")
+    else:
+        require(os.strerror(getattr(errno, how)).lower() in said, f"the reason is not named: {said}")
+
+
+def three_in_a_row(how: str) -> Trial:
+    """Return the try of a disk that fails from step 3 on for ever: training goes on until three saves have failed."""
+
+    def do(folder: Path) -> int:
+        expected = clean_weights(folder, epochs=8)
+        path = folder / "run"
+        disk = FaultyDisk(1, how, lasting=True, only=("write", "mkdir"))
+        during = During(path, 3, 99, disk.install, disk.remove)
+        status, said, _ = ended(folder, path, [during], epochs=8)
+        require(status == 5, f"ended with {status}: {said}")
+        require("3 saves in a row" in said, f"it does not say why it ended: {said}")
+        require(said.count("not saved") >= 3, f"not each failed save was told: {said}")
+        _require_named(said, path, how)
+        require_whole(path, expected, 2)
+        require_nothing_left(path)
+        require_resumable(path, expected, epochs=8)
+        return 1
+
+    return Trial(f"{how} for ever", do)
+
+
+# ------------------------------------------------------------------------------------------------------ true disks
+
+
+def true_disk(points: int) -> Trial:
+    """Return the try of a small disk that fills at `points` places spread over the bytes of a save."""
+
+    def do(folder: Path) -> int:
+        mounts.own_mounts()
+        width = 20_000
+        disk = mounts.small_disk(folder / "disk", 6 * 2**20)
+        expected = clean_weights(folder, epochs=5, width=width)
+        one = sum(file.stat().st_size for file in (folder / "clean" / "checkpoints" / "step-00000010").iterdir())
+        for point in range(points):
+            path, free = disk / "run", one * point // points
+            during = During(
+                path, 3, 6, lambda free=free: mounts.fill(disk, free), lambda: (disk / "filler").unlink()
+            )  # fmt: skip
+            try:
+                status, said, saved = ended(folder, path, [during], epochs=5, width=width)
+                _require_survived(path, expected, status, said, saved, None)
+                require(saved < 5, "every save had room: nothing is shown")
+            except kit.Broken as error:
+                raise kit.Broken(f"{free:,} bytes free of the {one:,} of a save: {error}") from error
+            shutil.rmtree(path)
+        return points
+
+    return Trial(f"a disk that fills at {points} places of a save", do, 600)
+
+
+FILL = '''
+from pathlib import Path
+
+class Fill:
+    """Leaves FREE bytes of the disk from step 3 to step LAST."""
+
+    def __init__(self, free, last):
+        self.free, self.last = free, last
+
+    def on_step(self, event):
+        from torture import mounts
+
+        if event.step == 3:
+            mounts.fill(Path.cwd(), self.free)
+        if event.step == self.last:
+            Path("filler").unlink()
+'''
+
+
+def watched(free: list[int], last: int) -> Trial:
+    """Return the try of dlwp-train with all its watchers on a disk that has so few bytes left from step 3 to `last`."""
+    words = (*RUN, "run_dir=run", "logger.tensorboard=true", "logger.plots=true", "+callbacks.fill._target_=fill.Fill")
+
+    def do(folder: Path) -> int:
+        mounts.own_mounts()
+
+        def make(place: Path) -> None:
+            (place / "fill.py").write_text(FILL)
+            succeed(*words, "+callbacks.fill.free=0", "+callbacks.fill.last=0", folder=place, before=_no_filler)
+
+        expected = outcome(kit.once("watched", make) / "run")
+        for number, left in enumerate(free):
+            disk = mounts.small_disk(folder / f"disk-{number}", 8 * 2**20)
+            (disk / "fill.py").write_text(FILL)
+            command = Command(*words, f"+callbacks.fill.free={left}", f"+callbacks.fill.last={last}", folder=disk)
+            status = command.finish()
+            where = f"{left:,} bytes left until step {last}"
+            require("Traceback" not in command.output, f"{where}: a traceback: {command.output}")
+            if last <= 10:
+                require(status == 0, f"{where}: it ended with {status}: {command.output}")
+            else:
+                require(status == 5, f"{where}: it ended with {status}: {command.output}")
+                (disk / "filler").unlink()
+                succeed("resume=run", f"callbacks.fill.last={last}", folder=disk, before=_no_filler)
+            found = outcome(disk / "run")
+            require_equal({**found, "summary": None}, {**expected, "summary": None}, where)
+            require_nothing_left(disk / "run")
+        return len(free)
+
+    return Trial(f"watchers and keepers on a disk full until step {last}", do, 600)
+
+
+def _no_filler() -> None:
+    from torture import mounts
+
+    mounts.fill = lambda folder, free: (folder / "filler").touch()  # type: ignore[assignment,return-value]
+
+
+def warned_at_the_start() -> Trial:
+    """Return the try of a disk with no room for the checkpoints to come: the run says so before it trains."""
+
+    def do(folder: Path) -> int:
+        mounts.own_mounts()
+        disk = mounts.small_disk(folder / "disk", 2**20)
+        words = [word for word in RUN if not word.startswith("data.shape")]
+        command = Command(*words, "data.shape=[3,64,64]", "run_dir=run", "logger.tensorboard=false", folder=disk)
+        command.finish()
+        said = command.output
+        require("checkpoints of" in said and "need" in said, f"no warning at the start: {said}")
+        require(said.index("checkpoints of") < said.find("epoch 1/5") or "epoch 1/5" not in said, "warned too late")
+        return 1
+
+    return Trial("too little room for the checkpoints to come", do)
+
+
+# ----------------------------------------------------------------------------------------------------- permissions
+
+
+def modes(umask: int, fresh: bool = False) -> Trial:
+    """Return the try of all that a run and an evaluation make, under a umask; another of the group reads it at 002."""
+
+    def do(folder: Path) -> int:
+        os.umask(umask)
+        succeed(*RUN, "run_dir=run", fresh=fresh)
+        succeed("resume=run", "trainer.epochs=6", fresh=fresh)
+        for found in [folder / "run", *(folder / "run").rglob("*")]:
+            wanted = (0o777 if found.is_dir() else 0o666) & ~umask
+            require_equal(oct(found.stat().st_mode & 0o777), oct(wanted), f"the mode of {found.relative_to(folder)}")
+        if os.geteuid() == 0 and umask == 0o002:
+            _require_read_by_group(folder)
+        return 1
+
+    return Trial(f"modes under umask {umask:03o}", do)
+
+
+def _require_read_by_group(folder: Path) -> None:
+    group = 4711
+    for found in [folder / "run", *(folder / "run").rglob("*")]:
+        os.chown(found, 4712, group)
+
+    def read() -> None:
+        os.chdir(folder / "run")
+        os.setgroups([])
+        os.setgid(group)
+        os.setuid(4713)
+        for found in Path.cwd().rglob("*"):
+            _ = found.read_bytes() if found.is_file() else list(found.iterdir())
+
+    for parent in folder.parents:
+        if parent.name.startswith("torture-") or "torture-" in str(parent):
+            parent.chmod(0o755)
+    folder.chmod(0o755)
+    require(forked(read) == 0, "another of the group cannot read it")
+
+
+def refused(how: str, fresh: bool = False) -> Trial:
+    """Return the try of a run folder that cannot be written: refused in a line, before the data is touched."""
+
+    def do(folder: Path) -> int:
+        place = folder / "place"
+        place.mkdir()
+        options: dict[str, Any] = {"fresh": True} if fresh else {}
+        succeed(*RUN, f"run_dir={place}/run")
+        if how == "mode":
+            mounts.obey_modes()
+            for one in (place, place / "run"):
+                one.chmod(0o555)
+        else:
+            mounts.own_mounts()
+            mounts.set_read_only(place)
+        no_data = ("data=cifar10", f"data.root={folder}/nowhere", "data.download=false")
+        for words in ((*no_data, f"run_dir={place}/new"), (*no_data, f"run_dir={place}/far/new")):
+            said = fail(4, *words, **options)
+            require(str(place) in said and "run_dir=" in said, f"the folder is not named: {said}")
+        said = fail(4, f"resume={place}/run", "trainer.epochs=6", **options)
+        require(f"{place}/run" in said, f"the run is not named: {said}")
+        before = _listing(place)
+        said = succeed(f"checkpoint={place}/run", name="evaluate", **options)
+        require("accuracy" in said, f"nothing was measured: {said}")
+        require_equal(_listing(place), before, "a read-only run")
+        return 4
+
+    return Trial(f"a run folder that cannot be written ({how})", do)
+
+
+def _listing(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def read_only_data(fresh: bool = False) -> Trial:
+    """Return the try of real data in a read-only folder: trained on and measured, with nothing laid beside it."""
+
+    def do(folder: Path) -> int:
+        root = os.environ.get("DLWP_DATA_ROOT")
+        if not root or not (Path(root) / "cifar10").exists():
+            raise Skipped("no CIFAR-10 (DLWP_DATA_ROOT)")
+        mounts.own_mounts()
+        mounts.set_read_only(Path(root))
+        words = ("data=cifar10", "model=linear", "trainer.limit_batches=2", "trainer.epochs=1")
+        succeed(*words, "run_dir=run", fresh=fresh)
+        mounts.set_read_only(folder / "run")
+        succeed("checkpoint=run", "split=val", "trainer.limit_batches=2", name="evaluate", fresh=fresh)
+        return 2
+
+    return Trial("read-only data", do, 400)
+
+
+def lost_in_between(how: str, first: int, last: int) -> Trial:
+    """Return the try of a run folder that becomes read-only, or of mode 0, from step `first` to step `last`."""
+
+    def do(folder: Path) -> int:
+        expected = clean_weights(folder, epochs=5)
+        path = folder / "run"
+        if how == "mode":
+            mounts.obey_modes()
+            during = During(path, first, last, lambda: _shut(path), lambda: _open(path))
+        else:
+            mounts.own_mounts()
+            during = During(
+                path, first, last, lambda: mounts.set_read_only(path), lambda: mounts.set_writable(path)
+            )  # fmt: skip
+        status, said, saved = ended(folder, path, [_Shy(during)], epochs=5)
+        require(saved < 5, "every save succeeded: nothing is shown")
+        require(status == 0, f"the run ended with {status}: {said}")
+        require("not saved" in said and str(path) in said, f"not named: {said}")
+        require_whole(path, expected, 10)
+        require_nothing_left(path)
+        steps = [record["step"] for record in records(path / "metrics.jsonl")]
+        require_equal(steps, list(range(1, 11)), "steps in metrics.jsonl")
+        return 1
+
+    return Trial(f"the run folder is lost ({how}) from step {first} to {last}", do)
+
+
+class _Shy:
+    """A `During` that does not look at metrics.jsonl where the folder cannot be entered."""
+
+    def __init__(self, during: During) -> None:
+        self._during = during
+        self.on_epoch = during.on_epoch
+
+    def on_step(self, event: Any) -> None:
+        try:
+            self._during.on_step(event)
+        except PermissionError:
+            return
+
+
+def _shut(path: Path) -> None:
+    path.chmod(0)
+
+
+def _open(path: Path) -> None:
+    path.chmod(0o755)
+
+
+# --------------------------------------------------------------------------------------------------------- controls
+
+
+def keep_junk() -> None:
+    """Break dlwp: what a failed save leaves is not removed."""
+    from dlwp.runs import files
+
+    files.remove_tree = lambda path: None
+    files.remove = lambda path: None
+
+
+def torn() -> None:
+    """Break dlwp: a line that was written by half is left so."""
+    from dlwp.runs import files
+
+    def append_line(path: Path, text: str) -> int:
+        descriptor = files.os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        files.os.write(descriptor, text.encode() + b"\n")
+        files.os.close(descriptor)
+        return path.stat().st_size
+
+    files.append_line = append_line
+
+
+def last_chance() -> None:
+    """Break dlwp: the first failed save ends the run."""
+    from dlwp.observers.saving import Saving
+
+    Saving.__init__.__kwdefaults__["max_failed_saves"] = 1  # type: ignore[index]
+
+
+def private() -> None:
+    """Break dlwp: files are made for their owner alone, as by mkstemp."""
+    from dlwp.runs import files
+
+    class Private:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def open(self, path: Any, flags: int, mode: int = 0o600) -> int:
+            return os.open(path, flags, 0o600)
+
+    files.os = Private()  # type: ignore[assignment]
+
+
+def unprobed() -> None:
+    """Break dlwp: nobody tries the folder before the data is read."""
+    from dlwp.runs import folder
+
+    folder._unwritable = lambda path, error: error
+
+
+def _patched(trial: Trial, name: str, patch: Patch) -> Trial:
+    def do(folder: Path) -> int | None:
+        patch()
+        return trial.do(folder)
+
+    return Trial(name, do, trial.limit_s)
+
+
+# -------------------------------------------------------------------------------------------------------- the whole
+
+
+def _full_trials(scale: Scale) -> list[Trial]:
+    if scale.is_fast:
+        tries = [failing("ENOSPC", lasting=False, start=1 + scale.seed % 8, stride=8)]
+        return [*tries, failing("short", lasting=False, stride=9), three_in_a_row("ENOSPC"), warned_at_the_start()]
+    stride = 1 if scale.is_full else 5
+    tries = [failing(how, lasting=lasting, stride=stride) for how in FULL for lasting in (False, True)]
+    tries += [failing("short", lasting=False, stride=stride), *map(three_in_a_row, FULL), warned_at_the_start()]
+    tries.append(true_disk(scale.count(2, 10, 50)))
+    free = [4096 * number for number in range(scale.count(1, 2, 10))]
+    return [*tries, watched(free, 6), watched([free[0], free[-1] + 8 * 4096], 99)]
+
+
+def _full_controls(scale: Scale) -> list[Trial]:
+    once = failing("ENOSPC", lasting=False, start=12, stride=2)
+    return [
+        _patched(once, "junk is left", keep_junk),
+        _patched(once, "one failed save ends the run", last_chance),
+        _patched(failing("short", lasting=False), "half a line is left", torn),
+    ]
+
+
+def _lost_trials(scale: Scale) -> list[Trial]:
+    if scale.is_fast:
+        tries = [failing("EROFS", lasting=False, start=2, stride=15), failing("EIO", lasting=True, stride=15)]
+        return [*tries, modes(0o027), refused("mode"), lost_in_between("read-only", 3, 6)]
+    stride = 1 if scale.is_full else 8
+    tries = [failing(how, lasting=lasting, stride=stride) for how in LOST for lasting in (False, True)]
+    tries += [*map(three_in_a_row, LOST), modes(0o027), modes(0o002), modes(0o077), modes(0o002, fresh=True)]
+    tries += [refused("mode"), refused("read-only"), refused("read-only", fresh=True), read_only_data()]
+    chance = scale.random("lost-permission")
+    for how in ("read-only", "mode"):
+        for _ in range(scale.count(1, 2, 10)):
+            tries.append(lost_in_between(how, chance.choice((2, 3, 4)), 6))
+    return tries
+
+
+def _lost_controls(scale: Scale) -> list[Trial]:
+    return [
+        _patched(modes(0o027), "files for their owner alone", private),
+        _patched(refused("mode"), "not refused in a line", unprobed),
+        _patched(failing("EROFS", lasting=False, start=12, stride=3), "one failed save ends the run", last_chance),
+    ]
+
+
+PROMISES = [
+    Promise(
+        5,
+        "full-disk",
+        "A disk that fills loses no checkpoint, leaves no junk, is named, and training goes on until 3 saves failed.",
+        _full_trials,
+        _full_controls,
+    ),
+    Promise(
+        6,
+        "lost-permission",
+        "A folder that cannot be written is refused first; lost later, it is as a full disk; umask rules the modes.",
+        _lost_trials,
+        _lost_controls,
+    ),
+]

@@ -1,0 +1,303 @@
+"""Promise 2: a signal makes a run save and leave soon, resumed it ends as if left alone; a second Ctrl-C quits at once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from torture import exact_resume, faults, kit
+from torture.commands import Command, outcome, succeed, wait_for
+from torture.kit import Promise, Scale, Skipped, Trial, require, require_equal
+
+NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
+_STATUS = {"SIGINT": 130}
+_LEAVES_S = 10.0  # what a run of such short steps may take to leave: promised are 30 s and a step
+
+_SLOW = '''
+import os, pathlib, time, torch
+
+class Slow(torch.utils.data.Dataset):
+    """67 samples; the one that SLOW_AT names takes a minute, and the file `.slow` says that it is being read."""
+
+    classes = ["even", "odd"]
+
+    def __len__(self):
+        return 67
+
+    def __getitem__(self, index):
+        if index == int(os.environ.get("SLOW_AT", "-1")):
+            pathlib.Path(".slow").touch()
+            time.sleep(60)
+        return torch.randn(8, generator=torch.Generator().manual_seed(index)) + index % 2, index % 2
+'''
+_SLOW_WORDS = (
+    "data=dataset", "data._target_=slow.Slow", "data.batch_size=9", "data.loader=workers", "data.num_workers=2",
+    "model=mlp", "trainer.epochs=3", "trainer.checkpoint_every=2 steps", "logger.plots=false",
+    "logger.tensorboard=false", "run_dir=run",
+)  # fmt: skip
+_SLOW_AT = {"SLOW_AT": "41"}
+
+
+def _clean_slow() -> Path:
+    def make(folder: Path) -> None:
+        (folder / "slow.py").write_text(_SLOW)
+        succeed(*_SLOW_WORDS, folder=folder)
+
+    return kit.once("clean-slow", make) / "run"
+
+
+def _hold_stop(command: Command, folder: Path, name: str, began: float) -> None:
+    """Wait for the end of a run that got a signal while it trained: soon, saved, with its status and the way on."""
+    status = command.finish()
+    took = time.monotonic() - began
+    require(took < _LEAVES_S, f"{name}: {took:.1f} s from the signal to the end")
+    expected = _STATUS.get(name, 143)
+    require(status == expected, f"{name}: ended with {status}, expected {expected}: {command.output}")
+    found = json.loads((folder / "run" / "summary.json").read_text())["exit"]
+    require(found == f"stopped:{name}", f"summary.json says {found}, expected stopped:{name}")
+    require("dlwp-train resume=run" in command.output, f"the way on is not told: {command.output}")
+
+
+def _hold_resume(folder: Path, expected: dict[str, Any], what: str, **options: Any) -> None:
+    succeed("resume=run", folder=folder, **options)
+    require_equal(outcome(folder / "run"), expected, what)
+
+
+# ---- a signal at a random time, or at a chosen point -----------------------------------------------------------------
+
+
+def at_random(
+    variant: str, name: str, random: Random, *, fresh: bool = False, group: bool = False,
+    before: Callable[[], None] | None = None,
+) -> Trial:  # fmt: skip
+    """Return the try of one signal at a random time, to the process or (`group`) to its workers too."""
+
+    def do(folder: Path) -> None:
+        for number in range(30):
+            place = folder / str(number)
+            place.mkdir()
+            if _stopped_at_random(place, variant, name, random, fresh, group, before):
+                return
+            shutil.rmtree(place)
+        raise Skipped("every run was over before it could be stopped")
+
+    how = ("group, " if group else "") + ("new interpreter" if fresh else "fork")
+    return Trial(f"{variant}: {name} at a random time, {how}", do, 400.0)
+
+
+def _stopped_at_random(
+    folder: Path, variant: str, name: str, random: Random, fresh: bool, group: bool,
+    before: Callable[[], None] | None,
+) -> bool:  # fmt: skip
+    """Stop a run at a random time, and resume it; return False where it was over first."""
+    expected = outcome(exact_resume.clean(variant))
+    begin_s, training_s = exact_resume.times_of(variant)
+    faults.write_kill_at(folder)
+    typed = exact_resume.words(variant)
+    command = Command(*typed, folder=folder, fresh=fresh, own_group=group, before=before)
+    if random.random() < 0.8:
+        wait_for((folder / ".training").exists, command=command)
+        time.sleep(random.uniform(0, training_s))
+    else:
+        time.sleep(random.uniform(0, begin_s * (8 if fresh else 1)))
+    if command.poll() is not None:
+        require(command.finish() == 0, f"failed by itself: {command.output}")
+        return False
+    trained = (folder / ".training").exists()
+    began, number = time.monotonic(), getattr(signal, name)
+    os.killpg(command.pid, number) if group else command.send(number)
+    status = command.finish()
+    if status == 0:  # it came when nothing was left to do
+        require_equal(outcome(folder / "run"), expected, variant)
+        return False
+    if trained or status == 143:
+        _hold_stop(command, folder, name, began)
+    else:  # before anything was there to save
+        require(status in (-number, 128 + number), f"{name} ended it with {status}: {command.output}")
+    if (folder / "run" / "config.yaml").exists():
+        typed = ("resume=run",)
+    else:
+        shutil.rmtree(folder / "run", ignore_errors=True)
+    succeed(*typed, folder=folder, fresh=fresh)
+    require_equal(outcome(folder / "run"), expected, f"{variant}, {name}")
+    return True
+
+
+POINTS = (
+    "start 0", "step 1", "evaluation FIRST", "evaluation LAST", "test LAST", "step LAST", "end LAST", "save 8",
+    "rename 1", "pointer 1", "deletion 1",
+)  # fmt: skip
+
+
+class _SignallingDisk(faults.FaultyDisk):
+    """Sends a signal at a call, then does it."""
+
+    def _fail(self, name: str, real: Any, arguments: tuple[Any, ...]) -> None:
+        os.kill(os.getpid(), getattr(signal, self.how))
+
+
+def at_point(variant: str, name: str, point: str, *, before: Callable[[], None] | None = None) -> Trial:
+    """Return the try of a signal that comes at one of `POINTS`, in a save among them."""
+
+    def do(folder: Path) -> None:
+        expected = outcome(exact_resume.clean(variant))
+        faults.write_kill_at(folder)
+        options = exact_resume.killing(point, expected, name)
+        if "before" in options:
+            disk = options["before"].__self__
+            disk.__class__, disk.how = _SignallingDisk, name
+        command = Command(*exact_resume.words(variant), **{"before": before, **options})
+        command.finish()
+        _hold_stop(command, folder, name, time.monotonic())
+        _hold_resume(folder, expected, f"{variant}, {name} at {point}")
+
+    return Trial(f"{variant}: {name} at {point}", do)
+
+
+# ---- slow data, a second Ctrl-C, a hang-up ---------------------------------------------------------------------------
+
+
+def while_waiting(name: str, workers: int = 2) -> Trial:
+    """Return the try of a signal while workers take a minute over a sample."""
+
+    def do(folder: Path) -> None:
+        expected = outcome(_clean_slow())
+        command = _slow_command(folder, workers)
+        time.sleep(0.5)  # the batches that other workers had ready are used up
+        began = time.monotonic()
+        command.send(getattr(signal, name))
+        _hold_stop(command, folder, name, began)
+        _hold_resume(folder, expected, f"{name} while waiting")
+
+    return Trial(f"{name} while {workers} workers are slow", do)
+
+
+def _slow_command(folder: Path, workers: int, **options: Any) -> Command:
+    """Start a run and wait until it is in the slow sample."""
+    (folder / "slow.py").write_text(_SLOW)
+    typed = (*(word for word in _SLOW_WORDS if "num_workers" not in word), f"data.num_workers={workers}")
+    command = Command(*typed, folder=folder, environment=_SLOW_AT, **options)
+    require(wait_for((folder / ".slow").exists, command=command), f"no slow sample: {command.output}")
+    return command
+
+
+def second_ctrl_c(pause_s: float, *, fresh: bool = False, before: Callable[[], None] | None = None) -> Trial:
+    """Return the try of a second Ctrl-C, `pause_s` after the first, in a step that takes a minute."""
+
+    def do(folder: Path) -> None:
+        expected = outcome(_clean_slow())
+        command = _slow_command(folder, 0, fresh=fresh, before=before)
+        command.send(signal.SIGINT)
+        time.sleep(pause_s)
+        require(command.poll() is None, f"the first Ctrl-C did not wait for the step: {command.output}")
+        command.send(signal.SIGINT)
+        gone = wait_for(lambda: command.poll() is not None, 1.0)
+        require(gone, "a second Ctrl-C: still there after 1 s")
+        require(command.poll() == 130, f"a second Ctrl-C ended with {command.poll()}, expected 130")
+        _hold_resume(folder, expected, "second Ctrl-C", fresh=fresh)
+
+    return Trial("a second Ctrl-C", do)
+
+
+def hang_up(ignored: bool) -> Trial:
+    """Return the try of a hang-up: under nohup the run goes on, else it is a stop."""
+
+    def set_up() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+
+    def do(folder: Path) -> None:
+        expected = outcome(exact_resume.clean("memory, onecycle"))
+        faults.write_kill_at(folder)
+        options = {"environment": {"KILL_AT": "step 9", "KILL_WITH": "SIGHUP"}, "before": set_up}
+        command = Command(*exact_resume.words("memory, onecycle"), **options)  # type: ignore[arg-type]
+        if ignored:
+            require(command.finish() == 0, f"a hang-up under nohup ended the run: {command.output}")
+            require_equal(outcome(folder / "run"), expected, "nohup")
+            return
+        command.finish()
+        _hold_stop(command, folder, "SIGHUP", time.monotonic())
+        _hold_resume(folder, expected, "SIGHUP")
+
+    return Trial("a hang-up" + (" under nohup" if ignored else ""), do)
+
+
+# ---- what is tried, and the negative controls ------------------------------------------------------------------------
+
+
+def _spawn() -> None:
+    multiprocessing.set_start_method("spawn", force=True)
+
+
+def _trials(scale: Scale) -> list[Trial]:
+    random = scale.random
+    if scale.is_fast:
+        return [
+            *(at_random("memory, onecycle", name, random(name)) for name in NAMES),
+            at_point("memory, onecycle", "SIGTERM", "evaluation FIRST"),
+            at_point("memory, onecycle", "SIGTERM", "test LAST"),
+            while_waiting("SIGTERM"),
+            second_ctrl_c(0.3),
+        ]
+    known = exact_resume.variants()
+    found = []
+    for number in range(scale.count(0, 4, 20)):
+        variant, fresh = known[number % len(known)], number % 4 == 3
+        found += [at_random(variant, name, random(f"{name} {number}"), fresh=fresh) for name in NAMES]
+    points = POINTS if scale.is_full else POINTS[2:]
+    turns = len(NAMES) if scale.is_full else 1
+    found += [at_point(known[number % len(known)], NAMES[(number + turn) % len(NAMES)], point)
+              for turn in range(turns) for number, point in enumerate(points)]  # fmt: skip
+    repeated = scale.count(1, 1, 10)
+    for number in range(repeated):
+        name, group_variant = NAMES[number % len(NAMES)], ("2 workers", "4 workers, cosine, warm-up")[number % 2]
+        found += [second_ctrl_c(1.0, fresh=number % 2 == 1), while_waiting(name)]
+        found.append(at_random(group_variant, name, random(f"group {number}"), group=True, fresh=number % 3 == 2))
+    found.append(at_random("2 workers", "SIGINT", random("spawn"), group=True, before=_spawn))
+    return [*found, hang_up(False), *[hang_up(True)] * scale.count(1, 1, 5)]
+
+
+def _without_handlers() -> None:
+    from dlwp.observers.stopping import Signals
+
+    Signals.__enter__ = lambda self: self  # type: ignore[method-assign]
+
+
+def _without_leaving() -> None:
+    from dlwp.observers.stopping import Signals
+
+    def note(self: Signals, number: int, frame: Any) -> None:
+        self._received = signal.Signals(number).name
+
+    Signals._handle = note  # type: ignore[method-assign]
+
+
+def _without_what_was_left_undone() -> None:
+    from dlwp.training.state import TrainState
+
+    record = TrainState.record
+
+    def forgetting(self: TrainState) -> dict[str, Any]:
+        self.progress.pending = []
+        return record(self)
+
+    TrainState.record = forgetting  # type: ignore[method-assign]
+
+
+def _controls(scale: Scale) -> list[Trial]:
+    return [
+        at_point("memory, onecycle", "SIGTERM", "step 10", before=_without_handlers),
+        at_point("memory, onecycle", "SIGTERM", "evaluation FIRST", before=_without_what_was_left_undone),
+        second_ctrl_c(0.3, before=_without_leaving),
+    ]
+
+
+PROMISES = [Promise(2, "signals", "A signal makes a run save and leave; a second Ctrl-C quits at once.",
+                    _trials, _controls)]  # fmt: skip
