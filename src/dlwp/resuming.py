@@ -87,7 +87,13 @@ def load(trainer: Trainer, checkpoint: Path, before: dict[str, Any], now: dict[s
     from dlwp import checkpoint as checkpoints
 
     tensors, record = checkpoints.load(checkpoint)
-    trainer.state.load(tensors, record)
+    try:
+        trainer.state.load(tensors, record)
+        progress = trainer.state.progress
+        line = f"from {checkpoint.name}: step {progress.step:,d}, epoch {progress.epoch + 1:d}"
+    except (TypeError, ValueError, LookupError, AttributeError) as error:  # of a record that this dlwp did not write
+        why = f"{type(error).__name__}: {error}"
+        raise DataError(f"{checkpoint / 'state.json'} does not fit the parts of its config ({why})") from error
     changes = [
         f"{name} {was} → {is_now}"
         for name, was, is_now in (
@@ -97,6 +103,4 @@ def load(trainer: Trainer, checkpoint: Path, before: dict[str, Any], now: dict[s
         )
         if was is not None and was != is_now
     ]
-    progress = trainer.state.progress
-    line = f"from {checkpoint.name}: step {progress.step:,}, epoch {progress.epoch + 1}"
     return line, [f"resume: not bit-identical, {change}" for change in changes]

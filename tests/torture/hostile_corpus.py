@@ -321,8 +321,8 @@ _IDX = {
     "t10k-images-idx3": 7_840_016,
     "t10k-labels-idx1": 10_008,
 }
-add("MNIST of a false head", MNIST, lambda: several({
-    f"data/MNIST/raw/{name}-ubyte": struct.pack(">I", 2051) + b"\xff" * (size - 4) for name, size in _IDX.items()})())  # fmt: skip
+_FALSE = {f"data/MNIST/raw/{name}-ubyte": struct.pack(">I", 2051) + b"\xff" * (n - 4) for name, n in _IDX.items()}
+add("MNIST of a false head", MNIST, several(_FALSE))
 add("SVHN that is a pickle", ("train", "data=svhn", *MNIST[2:]), lambda: _write(
     Path("data/train_32x32.mat"), pickle.dumps(Evil())))  # fmt: skip
 

@@ -276,11 +276,11 @@ def bad_is_left_out(kinds: list[str], numbers: list[int], before: Callable[[], N
 
 
 def _listed_once(run: Path, numbers: list[int]) -> None:
-    lines = [json.dumps(record) for record in records(run / "skipped.jsonl")]
+    lines = [json.dumps(record) for record in records(run / "left_out.jsonl")]
     for number in numbers:
         count = sum(f"pictures/{number:03}.png" in line for line in lines)
-        require(count == 1, f"skipped.jsonl has picture {number} {count} times")
-    require(len(lines) == len(numbers), f"skipped.jsonl has {len(lines)} lines, expected {len(numbers)}")
+        require(count == 1, f"left_out.jsonl has picture {number} {count} times")
+    require(len(lines) == len(numbers), f"left_out.jsonl has {len(lines)} lines, expected {len(numbers)}")
     summary = json.loads((run / "summary.json").read_text())
     told = summary.get("left_out")
     count = told if isinstance(told, int) else len(told or ())

@@ -56,6 +56,12 @@ def test_a_step_skipped_or_repeated_is_found(steps: list[tuple[int, int]], place
         check(lines(loader(), steps))
 
 
+def test_steps_exchanged_between_two_records_are_found() -> None:
+    recorded = lines(loader(), [ALL[1], ALL[0], *ALL[2:]])
+    with pytest.raises(DataError, match="steps 1 to 10"):
+        check([recorded[0], recorded[-1]])
+
+
 def test_a_changed_order_and_an_empty_record_prove_nothing() -> None:
     recorded = lines(loader(), ALL[:2])
     with pytest.raises(DataError, match="from step 2 on"):

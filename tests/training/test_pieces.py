@@ -17,18 +17,23 @@ from dlwp.training.trainer import Trainer
 
 
 class Small(nn.Module):
-    """Takes up to `room` samples at a time while it trains; batch norm and dropout make a wrong repetition visible."""
+    """Has room for `room` samples at a time while it trains, and once for one piece more of up to twice as many.
+
+    So memory runs out in a second piece too, after a first one was counted; batch norm and dropout make a wrong
+    repetition visible.
+    """
 
     def __init__(self, room: int, text: str) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-        self.room, self.text, self.most = room, text, 0
+        self.room, self.text, self.most, self.larger = room, text, 0, 0
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = self.layers(inputs)  # the statistics are changed before memory runs out
-        if self.training and len(inputs) > self.room:
+        self.larger += self.training and self.room < len(inputs) <= 2 * self.room
+        if self.training and len(inputs) > self.room and self.larger != 1:
             raise torch.OutOfMemoryError(self.text) if "CUDA" in self.text else RuntimeError(self.text)
-        self.most = max(self.most, len(inputs))
+        self.most = len(inputs) if self.training else self.most
         return outputs
 
 
@@ -59,7 +64,7 @@ def trained(room: int, accumulate: int | str, text: str = CPU, seed_epochs: int 
 def test_a_batch_that_does_not_fit_is_cut_until_it_does_and_nothing_is_counted_twice(text: str) -> None:
     trainer, found = trained(5, "auto", text)
     _, expected = trained(99, 4)
-    assert trainer.state.progress.pieces == 4 and trainer.model.most == 4
+    assert trainer.state.progress.pieces == 4 and trainer.model.most <= 4
     assert found["told"] == expected["told"]
     assert all(torch.equal(value, expected["model"][name]) for name, value in found["model"].items())
     assert ["trainer.accumulate=" in text for text in trainer.warnings] == [True, True]

@@ -295,7 +295,7 @@ class _Deaths:
     """Have the death of a worker told when its data is asked for.
 
     torch's SIGCHLD handler raises wherever the main thread happens to be: in a step, or while a checkpoint is written.
-    And a worker that is stopped while it hands over a batch would be waited for without end: it is killed when it is due.
+    A worker that is stopped while it hands over a batch would be waited for without end: it is killed when it is due.
     """
 
     def __init__(self) -> None:

@@ -76,8 +76,11 @@ class Guard:
             return False
         if self._policy == "rollback" and progress.rollbacks < MAX_ROLLBACKS:
             progress.rollbacks += 1
-            self._restore()
-            self._trainer.warn(f"step {progress.step + 1}: {_word(loss)}; weights are back at the last checkpoint")
+            since = self._restore()
+            self._trainer.warn(
+                f"step {progress.step + 1} left out: {_word(loss)}; weights are back at step {since}, "
+                f"so steps {since + 1} to {progress.step + 1} do not count"
+            )
             return False
         raise self._error(loss, batch, progress.step + 1)
 
@@ -94,13 +97,38 @@ class Guard:
         """Keep a copy of the state for `rollback`: called when a checkpoint is on disk, and at the start."""
         if self._policy == "rollback":
             state = self._trainer.state
-            optimizer = copy.deepcopy(state.optimizer.state_dict())
-            self._good = {"model": copy.deepcopy(state.model.state_dict()), "optimizer": optimizer}
+            self._good = {
+                "model": copy.deepcopy(state.model.state_dict()),
+                "optimizer": copy.deepcopy(state.optimizer.state_dict()),
+                "ema": None if state.averaged is None else copy.deepcopy(state.averaged.parameters),
+                "step": state.progress.step,
+            }
 
-    def _restore(self) -> None:
+    def check_weights(self) -> None:
+        """Look at all weights, and their averages, before they are saved; waits for the device.
+
+        Raises:
+            NonFiniteError: one is NaN or infinite; it names it.
+        """
+        averaged = self._trainer.state.averaged
+        averages = averaged.parameters.items() if averaged is not None else ()
+        named = dict(self._trainer.model.named_parameters()) | {f"average of {name}": one for name, one in averages}
+        values = [value.detach() for value in named.values() if value.is_floating_point()]
+        if values and not bool(torch.isfinite(nn.utils.get_total_norm(values, float("inf")))):
+            name = next(name for name, value in named.items() if not bool(torch.isfinite(value).all()))
+            step = self._trainer.state.progress.step
+            raise NonFiniteError(f"the weights '{name}' are not finite at step {step}: not saved.{self._way_out()}")
+
+    def _restore(self) -> int:
+        """Put back what was kept, and return its step."""
         assert self._good is not None
-        self._trainer.model.load_state_dict(self._good["model"])
-        self._trainer.optimizer.load_state_dict(copy.deepcopy(self._good["optimizer"]))
+        state = self._trainer.state
+        state.model.load_state_dict(self._good["model"])
+        state.optimizer.load_state_dict(copy.deepcopy(self._good["optimizer"]))
+        if state.averaged is not None:
+            for name, value in state.averaged.parameters.items():
+                value.copy_(self._good["ema"][name])
+        return int(self._good["step"])
 
     def _remember(self, finite: Tensor) -> None:
         step = self._trainer.state.progress.step + 1

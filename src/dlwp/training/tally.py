@@ -65,10 +65,10 @@ class Tally:
         return {name: sums.clone() for name, sums in self._all().items()}
 
     def restore(self, sums: dict[str, Tensor]) -> None:
-        """Take back what `copy` gave; it is used up."""
-        self._sums = {name: value for name, value in sums.items() if name not in self._metrics}
+        """Take back what `copy` gave."""
+        self._sums = {name: value.clone() for name, value in sums.items() if name not in self._metrics}
         for name, metric in self._metrics.items():
-            metric.sums = sums[name]
+            metric.sums = sums[name].clone()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums as lists."""

@@ -215,10 +215,13 @@ class Trainer:
 
     def _gradient_norm(self, loss: Tensor) -> Tensor:
         """Return the norm of the whole gradient, clipped to `clip_norm` where that is set."""
+        norm = None
         if self.settings.clip_norm is not None:
-            return nn.utils.clip_grad_norm_(self._trainable, self.settings.clip_norm)
+            norm = nn.utils.clip_grad_norm_(self._trainable, self.settings.clip_norm)
         if self._scaler is not None:
             return loss  # an overflow in fp16 is no error: the scaler leaves the step out and lowers its scale
+        if norm is not None:
+            return norm
         return nn.utils.get_total_norm([value.grad for value in self._trainable if value.grad is not None])
 
     # ---- what follows a step --------------------------------------------------------------------------------------
