@@ -77,7 +77,7 @@ def test_run_folder_holds_what_is_promised(here: Path) -> None:
     names = {path.name for path in run.folder.iterdir() if not path.name.startswith(".")}
     assert names == {
         "config.yaml", "overrides.yaml", "environment.json", "metrics.jsonl", "summary.json", "run.log", "tensorboard",
-        "plots", "checkpoints",
+        "plots", "checkpoints", "audit.jsonl",
     }  # fmt: skip
     assert {path.name for path in (run.folder / "plots").iterdir()} == {"curves.png", "confusion.png"}
     assert (here / "outputs" / "latest").resolve() == run.folder.resolve()
@@ -133,7 +133,7 @@ def test_foreign_run_may_not_run_code_unless_trusted(own: list[str], here: Path)
 
 
 def test_out_of_memory_says_what_to_change_and_the_run_is_marked_failed(own: list[str]) -> None:
-    with pytest.raises(RunError, match=r"out of memory \(CUDA out of memory.*A smaller data\.batch_size"):
+    with pytest.raises(RunError, match=r"out of memory \(CUDA out of memory.*trainer\.accumulate=2 \(pieces of \d+\).* data\.batch_size="):
         dlwp.train("model=hungry", *own, "run_dir=run", config_dir="my_configs")
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["exit"] == "failed" and "out of memory" in summary["error"]

@@ -5,6 +5,8 @@ Knows nothing of what is reduced.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,6 +35,14 @@ def sum_(tensor: Tensor) -> Tensor:
     if _active():
         torch.distributed.all_reduce(tensor)
     return tensor
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return what each process gives, in the order of ranks."""
+    found: list[Any] = [value] * world_size()
+    if _active():
+        torch.distributed.all_gather_object(found, value)
+    return found
 
 
 def share(length: int) -> slice:

@@ -75,7 +75,7 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def disk_warnings(parts: Parts, checkpoints: Path) -> list[str]:
-    """Return a warning if the disk of the folder `checkpoints` has less room than those to come will take, else none."""
+    """Return a warning if the disk of the folder `checkpoints` has less room than those to come will take."""
     one, number = _checkpoint_bytes(parts), _num_checkpoints(parts)
     needed = one * number - sum(file.stat().st_size for file in checkpoints.glob("step-*/*"))
     free = shutil.disk_usage(checkpoints).free

@@ -139,3 +139,24 @@ def test_a_folder_without_permission_names_owner_and_mode(tmp_path: Path) -> Non
     finally:
         os.seteuid(0)
         os.close(handle)
+
+
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(
+    folders: dict[str, Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 23)
+    with pytest.raises(DataError, match=r"cat/0\.png \(sample 0\) has more than 23 pixels \(6×4\)"):
+        pictures.read_splits(folders, "set")
+
+
+def test_only_formats_of_pictures_are_opened(folders: dict[str, Path], cache: Path) -> None:
+    Image.new("RGB", (6, 4)).save(folders["train"] / "cat" / "0.eps")  # Pillow hands these to a program
+    (folders["train"] / "cat" / "0.eps").replace(folders["train"] / "cat" / "0.png")
+    with pytest.raises(DataError, match=r"cat/0\.png \(sample 0\) is not a picture"):
+        pictures.read_splits(folders, "set")
+
+
+def test_a_pipe_among_pictures_is_named(folders: dict[str, Path], cache: Path) -> None:
+    os.mkfifo(folders["train"] / "cat" / "9.png")
+    with pytest.raises(DataError, match=r"cat/9\.png' is not a regular file"):
+        pictures.read_splits(folders, "set")

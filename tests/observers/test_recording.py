@@ -179,3 +179,23 @@ def test_no_checkpoint_is_saved_while_lines_wait(tmp_path: Path, make_trainer: A
     with pytest.raises(OSError):
         checkpoint.save(run.checkpoints, 7, trainer.state, "")
     assert list(run.checkpoints.iterdir()) == []
+
+
+def test_a_run_that_fails_is_told_of_by_its_own_fault_though_the_disk_is_full(
+    tmp_path: Path, make_trainer: Any, batches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fail:
+        def on_settled(self, event: Settled) -> None:
+            if event.step == 4:
+                monkeypatch.setattr(files.os, "write", refuse)
+                raise RunError("the cause")
+
+    def refuse(*arguments: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Fail.__module__ = "dlwp.cause"  # a keeper's fault, not a callback's
+    trainer = make_trainer([Recording(RunFolder.create(tmp_path / "run")), Fail()])
+    with pytest.raises(RunError, match="the cause"):
+        trainer.fit(*batches)
+    monkeypatch.undo()
+    assert any("the run's last numbers are not recorded" in text for text in trainer.warnings)

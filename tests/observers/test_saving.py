@@ -333,3 +333,24 @@ def test_a_best_step_that_the_disk_did_not_take_is_written_with_the_next_save(
     kept, _ = checkpoint.load(run.checkpoints / "step-00000007")
     last, _ = checkpoint.load(run.checkpoints / "step-00000021")
     assert not torch.equal(kept["model"]["1.weight"], last["model"]["1.weight"])
+
+
+def test_a_disk_that_can_neither_be_written_nor_read_costs_only_the_saves(
+    tmp_path: Path, make_trainer: Any, batches: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    real = os.open
+
+    class Lose:
+        def on_settled(self, event: Settled) -> None:
+            monkeypatch.setattr(files.os, "open", refuse if event.step == 7 else real)
+
+    def refuse(*arguments: Any) -> int:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    trainer = make_trainer([Lose(), make_saving(run, keep_best=False, background=False)])
+    assert trainer.fit(*batches).exit == "done"
+    assert steps_of(run) == [21]
+    (text,) = trainer.warnings
+    assert "step 7 not saved" in text
+    assert "stale file handle" in text

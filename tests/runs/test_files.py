@@ -127,3 +127,44 @@ def test_a_full_disk_is_named_with_what_is_free_and_needed(tmp_path: Path) -> No
     assert "quota" in files.fault(OSError(errno.EDQUOT, "Disk quota exceeded"), path)
     read_only = files.fault(OSError(errno.EROFS, "Read-only file system"), path)
     assert read_only == f"cannot write to '{path}' (read-only file system)"
+
+
+def test_missing_folders_are_made_and_their_names_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(files, "fsync_folder", lambda path: synced.append(path.name))
+    files.make_folders(tmp_path / "a" / "b")
+    files.make_folders(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert synced == [tmp_path.name, "a"]
+
+
+def test_the_name_of_a_new_file_of_lines_is_synced_before_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    path = tmp_path / "metrics.jsonl"
+    monkeypatch.setattr(files, "fsync_folder", lambda folder: sizes.append(path.stat().st_size))
+    files.append_line(path, "one")
+    files.append_line(path, "two")
+    assert sizes == [0]
+
+
+def test_a_folder_is_removed_through_the_one_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").touch()
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").touch()
+    (folder / "link").symlink_to(outside)
+
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "rmdir", refuse)
+        files.remove_tree(folder)
+    assert (folder / "inner").is_dir()  # what stays is no error
+    files.remove_tree(folder)
+    assert not folder.exists()
+    assert (outside / "kept").exists()

@@ -104,7 +104,7 @@ def loaded(
 
 def _require_named(text: str, file: str, where: str) -> None:
     require(file in text, f"{where}: the file is not named: {text.strip()[-300:]}")
-    require("step 4" in text, f"{where}: the newest whole one is not named: {text.strip()[-300:]}")
+    require("step 4" in text or BEFORE in text, f"{where}: the newest whole one is not named: {text.strip()[-300:]}")
 
 
 def commanded(
@@ -150,7 +150,7 @@ def _require_fallback(place: Path, file: str, expected: dict[str, str], options:
     said = succeed(*GO_ON, "resume_fallback=true", folder=place, **options)
     _require_named(said, file, "resume_fallback=true")
     warnings = json.loads((place / "run" / "summary.json").read_text())["warnings"]
-    told = [text for text in warnings if file in text and "step 4" in text]
+    told = [text for text in warnings if file in text and BEFORE in text]
     require(told, f"summary.json does not tell of the fallback: {warnings}")
     last = (place / "run" / "checkpoints" / "last").read_text().strip()
     require_equal(last, "step-00000008", "the last checkpoint")

@@ -60,7 +60,8 @@ class _Answer(http.server.BaseHTTPRequestHandler):
         server.asked += 1
         body, tag = server.body, f'"{hashlib.md5(server.body).hexdigest()}"'
         if server.fault == "503 then fine" and server.asked <= 2:
-            return self.send_error(503)
+            self.send_error(503)
+            return
         if server.fault == "a page":
             body = b"<!DOCTYPE html><title>sign in</title>"
         if server.fault == "wrong bytes":

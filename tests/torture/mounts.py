@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from pathlib import Path
@@ -52,7 +53,7 @@ def fill(folder: Path, free: int) -> Path:
     """Fill the disk of `folder` until `free` bytes are left; return the file that does it."""
     path = folder / "filler"
     found = os.statvfs(folder)
-    with path.open("wb") as file:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):  # others write meanwhile
         file.write(bytes(max(0, found.f_bavail * found.f_frsize - free)))
     return path
 

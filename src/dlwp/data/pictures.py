@@ -124,12 +124,13 @@ def list_pictures(folder: Path, classes: Sequence[str]) -> Listing:
 def _entries(folder: Path) -> list[tuple[str, int, int]]:
     found = []
     try:
-        for entry in os.scandir(folder):
-            if entry.name.lower().endswith(SUFFIXES):
-                status = entry.stat()
-                if not stat.S_ISREG(status.st_mode):
-                    raise DataError(f"'{entry.path}' is not a regular file. Remove it")
-                found.append((entry.path, status.st_size, status.st_mtime_ns))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.lower().endswith(SUFFIXES):
+                    status = entry.stat()
+                    if not stat.S_ISREG(status.st_mode):
+                        raise DataError(f"'{entry.path}' is not a regular file. Remove it")
+                    found.append((entry.path, status.st_size, status.st_mtime_ns))
     except PermissionError:
         raise unreadable(folder) from None
     return sorted(found)

@@ -88,6 +88,7 @@ class StreamingLoader:
         self._timeout_s = timeout_s
         self._looked = 0.0
         self._lost: dict[int, str] = {}
+        self._told: set[int] = set()
         self._batches = _Batches(self.order)
         self._reader = Reader(dataset, seed, num_workers, on_error == "skip", None if num_workers else self._look_up)
         with _without_advice():
@@ -166,8 +167,11 @@ class StreamingLoader:
     def _pool(self) -> Any:
         try:
             batches = iter(self._loader)
-        except RuntimeError:  # workers of the last epoch have died, or are too slow to say that they are ready
-            self._end_workers(self._loader._iterator, at_once=True)
+        except RuntimeError as error:  # workers of the last epoch have died, or are too slow to say that they are ready
+            old: Any = self._loader._iterator
+            if isinstance(death := self._worker_fault(error, old._workers, 0.0), _Death):
+                self._warn(f"{death}; all workers were started anew")
+            self._end_workers(old, at_once=True)
             batches = iter(self._loader)
         if self._num_workers:
             _deaths.listen()
@@ -200,11 +204,12 @@ class StreamingLoader:
                 raise _GivenUp
 
     def _leave_out(self, sample: int, name: str, reason: str) -> None:
+        if sample not in self._told and self.listener is not None:
+            self._told.add(sample)
+            self.listener.left_out(sample, name, reason)
         if sample in self._lost:
             return
         self._lost[sample] = name
-        if self.listener is not None:
-            self.listener.left_out(sample, name, reason)
         count = size(self._dataset)
         if len(self._lost) > min(max(100, count // 100), count // 2):
             some = ", ".join(f"{index} ({path})" for index, path in list(self._lost.items())[-3:])

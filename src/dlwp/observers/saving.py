@@ -125,6 +125,7 @@ class Saving:
         """Take hold of the state and begin to write it: beside the training, where memory has room for a copy."""
         self._finish(event)  # one at a time: where the disk is slower than the interval, training waits
         began = time.perf_counter()
+        event.trainer.guard.check_weights()
         state = event.trainer.state
         beside = beside and 2 * checkpoint.size(state) < devices.free_host_memory()
         is_best, self._best_due = self._best_due, False

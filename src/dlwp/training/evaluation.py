@@ -72,10 +72,12 @@ def evaluate(
 def _reduced(totals: dict[str, Tensor], weight: Any, metrics: Mapping[str, Any]) -> dict[str, float]:
     if distributed.world_size() > 1:
         weight = distributed.sum_(torch.as_tensor(weight, dtype=torch.float64))
-        for total in totals.values():
-            distributed.sum_(total)
-        for metric in metrics.values():
-            if hasattr(metric, "sums"):
-                distributed.sum_(metric.sums)
+        summed = {name: metric for name, metric in metrics.items() if hasattr(metric, "sums")}
+        known = distributed.gathered((list(totals), {name: metric.sums.shape for name, metric in summed.items()}))
+        for name in sorted({name for names, _ in known for name in names}):  # a process without samples joins too
+            totals[name] = distributed.sum_(totals.get(name, torch.zeros((), dtype=torch.float64)))
+        for name, metric in summed.items():
+            shape = torch.broadcast_shapes(*(shapes[name] for _, shapes in known))
+            metric.sums = distributed.sum_(metric.sums.expand(shape).clone())
     values = {name: float(total / weight) if weight else math.nan for name, total in totals.items()}
     return values | {name: float(metric.compute()) for name, metric in metrics.items()}

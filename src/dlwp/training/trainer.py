@@ -108,7 +108,7 @@ class Trainer:
         self._metrics = copy.deepcopy(dict(metrics or {}))
         self._confusion = confusion
         self.tally = Tally(metrics or {}, self.device)
-        self._guard = Guard(self)
+        self.guard = Guard(self)
         self._failures: dict[int, int] = {}
         self._stop: events.Stop | None = None
         self._began = 0.0
@@ -159,7 +159,7 @@ class Trainer:
     def _forward_and_backward(self, batch: Any) -> Tensor:
         """Return the loss of the batch, its gradient accumulated over pieces that are weighted by their samples."""
         started = time.perf_counter()
-        self._guard.begin_step()
+        self.guard.begin_step()
         self.optimizer.zero_grad(set_to_none=True)
         whole = weight_of(self.criterion, batch)
         total = self._pieces.compute(batch, lambda pieces: self._accumulate(pieces, whole))
@@ -193,7 +193,7 @@ class Trainer:
         self._rates.before_step(progress)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        if self._guard.allows_step(loss, self._gradient_norm(loss), batch):
+        if self.guard.allows_step(loss, self._gradient_norm(loss), batch):
             if self._scaler is not None:
                 self._scaler.step(self.optimizer)
                 self._scaler.update()
@@ -258,7 +258,7 @@ class Trainer:
 
     def _log(self) -> None:
         started = time.perf_counter()
-        self._guard.read_verdict()
+        self.guard.read_verdict()
         progress = self.state.progress
         values = self.tally.window()
         since, samples = self._window_began
@@ -361,7 +361,7 @@ class Trainer:
         now = time.perf_counter()
         self._began = now - progress.elapsed_s
         self._window_began = self._epoch_began = (now, progress.samples)
-        self._guard.keep()
+        self.guard.keep()
         for loader in (train, val):
             if loader is not None and hasattr(loader, "listener"):
                 loader.listener = self
@@ -388,18 +388,18 @@ class Trainer:
     def emit(self, record: Any) -> None:
         """Give a record to every observer that has its hook; take a `Stop` from what they return."""
         if isinstance(record, events.Saved):
-            self._guard.keep()
+            self.guard.keep()
         for part, hook in list(self._hooks[record.hook]):
             try:
                 answer = hook(record)
-            except Exception as error:  # any error: a watcher must not end the run, a callback is told with its place
+            except (Exception, SystemExit) as error:  # any error: a watcher must not end the run, a callback is told
                 self._observer_failed(part, record.hook, error)
                 continue
             self._failures.pop(id(part), None)
             if isinstance(answer, events.Stop) and self._stop is None:
                 self._stop = answer
 
-    def _observer_failed(self, part: Any, hook_name: str, error: Exception) -> None:
+    def _observer_failed(self, part: Any, hook_name: str, error: Exception | SystemExit) -> None:
         name = type(part).__name__
         if getattr(part, "watcher", False):
             count = self._failures[id(part)] = self._failures.get(id(part), 0) + 1
