@@ -61,3 +61,25 @@ def test_two_processes_sum_and_share(tmp_path: Path) -> None:
     finally:
         torch.distributed.destroy_process_group()
     assert said.strip() == "1 2 False [3.0, 20.0] slice(3, 5, None)"
+
+
+ONE_SAMPLE = """
+import sys, torch
+from dlwp.metrics import R2
+from dlwp.training.evaluation import evaluate
+rank = int(sys.argv[2])
+torch.distributed.init_process_group("gloo", init_method=sys.argv[1], rank=rank, world_size=2)
+batches = [] if rank else [(torch.ones(3, 2), torch.arange(6.0).reshape(3, 2))]
+print(evaluate(torch.nn.Identity(), batches, torch.nn.MSELoss(), {"r2": R2()}))
+"""
+
+
+def test_a_process_without_samples_joins_an_evaluation(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", ONE_SAMPLE, (tmp_path / "store").as_uri()]
+    both = [subprocess.Popen([*words, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    try:
+        said = [process.communicate(timeout=60)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert said[0] == said[1] != ""

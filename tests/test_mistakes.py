@@ -84,6 +84,7 @@ ROWS = [
     row("17 duration", "trainer.eval_every=5", 2, r"trainer\.eval_every must be .* '1 epoch' or '500 steps', got '5'"),
     row("17 unit", ("trainer.max_time=5 epochs",), 2, r"trainer\.max_time must be such as '10 min', got '5 epochs'"),
     row("17 key of a part", "data.num_workers=many", 2, r"data\.num_workers must be a whole number or auto"),
+    row("17 key without effect", "data.on_error=skip", 2, r"data\.on_error=skip is for data\.loader=workers"),
     row("17 several faults", "seed=abc trainer.epochs=1.5 foo=3", 2, r"seed must be a whole number", lines=3),
     row("18 section", "trainer=5", 2, r"'trainer' is a section \(epochs, max_steps, …\), not a value; set trainer"),
     row("18 section as mapping", ("data={root: x}",), 2, r"'data' is a section .* set data\.root=x\?"),

@@ -209,6 +209,7 @@ def true_disk(points: int) -> Trial:
 
 
 FILL = '''
+import os
 from pathlib import Path
 
 class Fill:
@@ -222,29 +223,32 @@ class Fill:
 
         if event.step == 3:
             disk._wait_for_saves()
-            mounts.fill(Path.cwd(), self.free)
+            mounts.fill(Path(os.environ["DISK"]), self.free)
         if event.step == self.last:
             disk._wait_for_saves()
-            Path("filler").unlink()
+            Path(os.environ["DISK"], "filler").unlink()
 '''
 
 
 def watched(free: list[int], last: int) -> Trial:
     """Return the try of dlwp-train with all its watchers on a disk that has so few bytes left from step 3 to `last`."""
-    words = (*RUN, "run_dir=run", "logger.tensorboard=true", "logger.plots=true", "+callbacks.fill._target_=fill.Fill")
+    words = (*RUN, "logger.tensorboard=true", "logger.plots=true", "+callbacks.fill._target_=fill.Fill")
 
     def do(folder: Path) -> int:
         mounts.own_mounts()
 
         def make(place: Path) -> None:
             (place / "fill.py").write_text(FILL)
-            succeed(*words, "+callbacks.fill.free=0", "+callbacks.fill.last=0", folder=place, before=_no_filler)
+            fills = ("+callbacks.fill.free=0", "+callbacks.fill.last=0", "run_dir=run")
+            succeed(*words, *fills, folder=place, before=_no_filler, environment={"DISK": str(place)})
 
         expected = outcome(kit.once("watched", make) / "run")
         for number, left in enumerate(free):
             disk = mounts.small_disk(folder / f"disk-{number}", 8 * 2**20)
-            (disk / "fill.py").write_text(FILL)
-            command = Command(*words, f"+callbacks.fill.free={left}", f"+callbacks.fill.last={last}", folder=disk)
+            (folder / "fill.py").write_text(FILL)  # and what the command says does not lie on the full disk
+            fills = (f"+callbacks.fill.free={left}", f"+callbacks.fill.last={last}", f"run_dir={disk}/run")
+            there = {"DISK": str(disk)}
+            command = Command(*words, *fills, environment=there)
             status = command.finish()
             where = f"{left:,} bytes left until step {last}"
             if last <= 10:
@@ -252,7 +256,7 @@ def watched(free: list[int], last: int) -> Trial:
             else:
                 require(status == 5, f"{where}: it ended with {status}: {command.output}")
                 (disk / "filler").unlink()
-                succeed("resume=run", f"callbacks.fill.last={last}", folder=disk, before=_no_filler)
+                succeed(f"resume={disk}/run", before=_no_filler, environment=there)
             found = outcome(disk / "run")
             require_equal({**found, "summary": None}, {**expected, "summary": None}, where)
             require_nothing_left(disk / "run")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from torture.commands import Command, outcome, records, succeed, wait_for
-from torture.kit import Promise, Scale, Trial, once, require, require_equal
+from torture.kit import Broken, Promise, Scale, Trial, once, require, require_equal
 
 PICTURES = '''
 import os, signal
@@ -157,7 +157,11 @@ def ends(fault: str, number: int, says: str, before: Callable[[], None] | None =
         command = Command(
             *WORDS, "data.num_workers=2", "data.timeout_s=2", environment=environment, before=before, own_group=True
         )
-        status = command.finish(40)
+        try:
+            status = command.finish(40)
+        except Broken:
+            os.killpg(command.pid, signal.SIGKILL)  # stopped workers too
+            raise
         require(status == 5, f"ended with {status}, expected 5: {command.output[-400:]}")
         line = next((line for line in command.output.splitlines() if line.startswith("dlwp: error")), "")
         require(says in line, f"does not say {says!r}: {line}")
