@@ -83,6 +83,7 @@ class Reader(Dataset[Any]):
 
 
 def collate(found: list[Any]) -> Any:
+    """Return (indices asked for, batch, samples left out) of what was read, or the first `Failure`."""
     for one in found:
         if isinstance(one, Failure):
             return one
