@@ -133,7 +133,8 @@ def test_foreign_run_may_not_run_code_unless_trusted(own: list[str], here: Path)
 
 
 def test_out_of_memory_says_what_to_change_and_the_run_is_marked_failed(own: list[str]) -> None:
-    with pytest.raises(RunError, match=r"out of memory \(CUDA out of memory.*trainer\.accumulate=2 \(pieces of \d+\).* data\.batch_size="):
+    way_out = r"trainer\.accumulate=2 \(pieces of \d+\).* data\.batch_size="
+    with pytest.raises(RunError, match=rf"out of memory \(CUDA out of memory.*{way_out}"):
         dlwp.train("model=hungry", *own, "run_dir=run", config_dir="my_configs")
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["exit"] == "failed" and "out of memory" in summary["error"]

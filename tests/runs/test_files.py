@@ -168,3 +168,20 @@ def test_a_folder_is_removed_through_the_one_door(tmp_path: Path, monkeypatch: p
     files.remove_tree(folder)
     assert not folder.exists()
     assert (outside / "kept").exists()
+
+
+def test_a_line_whose_close_failed_is_not_written_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    end = files.append_line(path, "first", at=0)
+    real = os.close
+
+    def refuse(descriptor: int) -> None:
+        real(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "close", refuse)
+        with pytest.raises(OSError, match="Input/output"):
+            files.append_line(path, "second", at=end)
+    files.append_line(path, "second", at=end)
+    assert path.read_text() == "first\nsecond\n"

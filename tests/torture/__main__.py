@@ -14,15 +14,20 @@ from pathlib import Path
 import torture
 from torture import kit
 
-_NOT_PROMISES = {"__main__", "kit", "commands", "faults", "hostile_corpus", "small_run", "power_loss", "mounts"}
+_IMPORTED = (
+    "torch", "torch._dynamo", "torch.utils.tensorboard", "matplotlib.backends.backend_agg", "dlwp.api", "dlwp.build",
+    "dlwp.commands.train", "dlwp.config.compose", "dlwp.observers.plots", "dlwp.observers.tensorboard",
+    "dlwp.rehearsal", "dlwp.training.trainer",
+)  # fmt: skip
+"""What a run imports, `torch._dynamo` with its first optimizer (half the time of a tiny run)."""
 
 
 def promises() -> list[kit.Promise]:
     """Return the promises of all modules here (their PROMISES), in order of their numbers."""
     found: list[kit.Promise] = []
     for module in pkgutil.iter_modules(torture.__path__):
-        if module.name not in _NOT_PROMISES:
-            found += importlib.import_module(f"torture.{module.name}").PROMISES
+        if module.name != "__main__":
+            found += getattr(importlib.import_module(f"torture.{module.name}"), "PROMISES", [])
     return sorted(found, key=lambda one: one.number)
 
 
@@ -48,26 +53,16 @@ def main(words: list[str]) -> int:
             result = kit.run(promise, scale, Path(folder) / promise.name, found.workers, _bar(promise))
             kept &= result.is_kept
             _tell(promise, result, width)
-    print(f"{'no failure' if kept else 'BROKEN'} · {scale.level} · seed {scale.seed} · {time.monotonic() - began:.0f} s")
+    verdict = "no failure" if kept else "BROKEN"
+    print(f"{verdict} · {scale.level} · seed {scale.seed} · {time.monotonic() - began:.0f} s")
     return 0 if kept else 1
 
 
 def _prepare() -> None:
     """Import what every try needs, once, before any is forked."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    import matplotlib.backends.backend_agg
-    import matplotlib.pyplot
-    import torch._dynamo  # by the first optimizer: half the time of a tiny run
-    import torch.utils.tensorboard  # noqa: F401
-
-    import dlwp.api
-    import dlwp.build
-    import dlwp.commands.train
-    import dlwp.config.compose
-    import dlwp.observers.plots
-    import dlwp.observers.tensorboard
-    import dlwp.rehearsal
-    import dlwp.training.trainer  # noqa: F401
+    for name in _IMPORTED:
+        importlib.import_module(name)
 
 
 def _own_account(folder: Path) -> None:

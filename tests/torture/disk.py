@@ -250,6 +250,7 @@ def watched(free: list[int], last: int) -> Trial:
             command = Command(*words, *fills, environment=there)
             status = command.finish()
             where = f"{left:,} bytes left until step {last}"
+            require("Traceback" not in command.output, f"{where}: a traceback is shown: {command.output}")
             if last <= 10:
                 require(status == 0, f"{where}: it ended with {status}: {command.output}")
             else:

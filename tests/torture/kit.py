@@ -5,6 +5,7 @@ Knows nothing of dlwp.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import multiprocessing
 import os
@@ -152,9 +153,8 @@ def run(
     began = time.monotonic()
     trials, controls = promise.trials(scale), promise.controls(scale)
     result = Result(controls=len(controls))
-    done, total = 0, len(trials) + len(controls)
-    for trial, (kind, text, tries) in each([*controls, *trials], place, workers):
-        done += 1
+    total = len(trials) + len(controls)
+    for done, (trial, (kind, text, tries)) in enumerate(each([*controls, *trials], place, workers), 1):
         if on_done is not None:
             on_done(done, total)
         if kind == "skipped":
@@ -243,10 +243,8 @@ def _received(receiver: Connection, process: Any) -> tuple[str, str, int]:
 
 def _kill(process: Any) -> None:
     """End a try and whatever it has started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.join()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def _hold_order(run: Path) -> None:
     require(data.endswith(b"\n"), "metrics.jsonl ends within a line")
     order = {"train": 0, "val": 1, "test": 2}
     seen = [(record["step"], order[record["split"]]) for record in records(run / "metrics.jsonl")]
-    for one, other in zip(seen, seen[1:], strict=False):
+    for one, other in itertools.pairwise(seen):
         require(one < other, f"metrics.jsonl: {other} follows {one}")
 
 
@@ -134,7 +135,7 @@ def _in_two_writes() -> None:
 
     from dlwp.runs import files
 
-    def append_line(path: Path, text: str) -> int:
+    def append_line(path: Path, text: str, **options: Any) -> int:
         data = text.encode() + b"\n"
         for part in (data[:-20] + b"\n", data[-20:]):
             with path.open("ab") as stream:
@@ -146,12 +147,9 @@ def _in_two_writes() -> None:
 
 
 def _without_the_cut() -> None:
-    from dlwp.observers.recording import Recording
+    from dlwp.runs import files
 
-    def keep(self: Recording, offset: int) -> None:
-        self._offset = self._run.metrics.stat().st_size
-
-    Recording._cut = keep  # type: ignore[method-assign]
+    files.cut = lambda path, offset, kept: None
 
 
 def _without_purging() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from dlwp import randomness
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
+from dlwp.errors import RunError
 from dlwp.metrics import Accuracy
 from dlwp.settings import TrainerSettings
 from dlwp.training.trainer import Trainer
@@ -83,6 +84,18 @@ def test_without_auto_and_with_a_sample_that_does_not_fit_the_error_is_raised() 
         trained(5, 1)
     with pytest.raises(RuntimeError, match="DefaultCPUAllocator"):
         trained(0, "auto")
+
+
+def test_out_of_memory_in_an_evaluation_names_its_own_batch_size() -> None:
+    trainer, _ = trained(99, 1)
+    loader = ResidentLoader(ArrayDataset(torch.zeros(10, 4), torch.zeros(10, dtype=torch.int64)), 8)
+
+    def step(model: nn.Module, batch: Any, criterion: Any) -> Any:
+        raise RuntimeError(CPU)
+
+    trainer.step_function = step
+    with pytest.raises(RunError, match=r"while evaluating test \(DefaultCPUAllocator.*data\.eval_batch_size=4"):
+        trainer.evaluate(loader, "test")
 
 
 def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:

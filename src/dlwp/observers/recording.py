@@ -186,7 +186,7 @@ class _Lines:
             OSError: the disk does not take them.
         """
         while self.waiting:
-            self.offset = files.append_line(self.path, self.waiting[0])
+            self.offset = files.append_line(self.path, self.waiting[0], at=self.offset)
             del self.waiting[0]
 
     def flush(self) -> None:

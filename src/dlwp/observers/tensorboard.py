@@ -6,6 +6,7 @@ Knows nothing of the loop; the numbers are those of metrics.jsonl.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -115,6 +116,7 @@ class TensorBoard:
                 purge = self._purged_from.get(name, self._start_step)
                 _await_later_name(folder)
             self._opened.add(name)
+            threading.excepthook = _except_writers
             self._writers[name] = SummaryWriter(str(folder), purge_step=purge)
         return self._writers[name]
 
@@ -155,6 +157,12 @@ class TensorBoard:
         assert file_writer is not None
         for summary in hparams(flatten(self._hparams), metrics):
             file_writer.add_summary(summary)
+
+
+def _except_writers(fault: threading.ExceptHookArgs, former: Any = threading.excepthook) -> None:
+    """Leave out the traceback of a writer's own thread (a full disk): the next value written raises it again, here."""
+    if type(fault.thread).__name__ != "_AsyncWriterThread":
+        former(fault)
 
 
 def _await_later_name(folder: Path) -> None:

@@ -69,10 +69,14 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     fsync_folder(path.parent)
 
 
-def append_line(path: Path, text: str) -> int:
+def append_line(path: Path, text: str, at: int | None = None) -> int:
     """Append `text` and a newline in one write, so that a reader meets no broken complete line; return the new size.
 
     The line is not waited for; the name of a new file is.
+
+    Args:
+        path: the file. text: the line, without its end.
+        at: where the file must end; what stands behind it is of a call that failed after its write, and is cut off.
 
     Raises:
         OSError: the disk is full, read-only or gone; what was written of the line is taken back.
@@ -82,6 +86,9 @@ def append_line(path: Path, text: str) -> int:
         size = os.fstat(descriptor).st_size
         if size == 0:
             fsync_folder(path.parent)
+        if at is not None and size > at:
+            os.ftruncate(descriptor, at)
+            size = at
         data = text.encode() + b"\n"
         written = os.write(descriptor, data)
         if written < len(data):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlwp import devices, randomness
-from dlwp.errors import CallbackError
+from dlwp.errors import CallbackError, RunError
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import link
@@ -298,11 +298,19 @@ class Trainer:
             self.emit(events.EvaluationStep(self, split, done, loader.num_samples))
             return self._stop is not None
 
-        with self._evaluated_weights(), devices.autocast(self.device, self.precision):
-            values = evaluate(
-                self._compute, loader.epoch(), self.criterion, self._metrics,
-                step=self.step_function, tally=self._confusion, on_batch=on_batch,
-            )  # fmt: skip
+        try:
+            with self._evaluated_weights(), devices.autocast(self.device, self.precision):
+                values = evaluate(
+                    self._compute, loader.epoch(), self.criterion, self._metrics,
+                    step=self.step_function, tally=self._confusion, on_batch=on_batch,
+                )  # fmt: skip
+        except (RuntimeError, MemoryError) as error:
+            if devices.is_out_of_memory(error) and (half := loader.batch_size // 2):
+                why = " ".join(str(error).split())[:90]
+                raise RunError(
+                    f"out of memory while evaluating {split} ({why}). data.eval_batch_size={half}"
+                ) from error
+            raise
         if not values or (self._stop is not None and done < loader.num_samples):
             return None
         best = False
