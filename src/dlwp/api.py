@@ -173,9 +173,9 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
     from dlwp import devices, torchvision_ops
     from dlwp.runs import environment
 
-    files.write_atomic(run.config, config_text)
     if not config.foreign:
-        note_own(run.path, config_text)
+        note_own(run.path, config_text)  # first: killed between the two, the run would be a stranger's
+    files.write_atomic(run.config, config_text)
     if config.resume is None:
         files.write_atomic(run.overrides, "".join(f"- {json.dumps(word)}\n" for word in config.words) or "[]\n")
     decided = {one.key: {"value": one.value, "reason": one.reason} for one in parts.decisions}

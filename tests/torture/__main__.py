@@ -40,7 +40,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--fast", action="store_const", const="fast", dest="level", help="what the tests run")
     parser.add_argument("--tries", "--kills", type=int, help="in place of the numbers that the promises name")
     parser.add_argument("--seed", type=int, default=0, help="of every random choice (0)")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="tries at a time (cores)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="tries at a time (the processor's cores)")
     found = parser.parse_args(words)
     scale = kit.Scale(found.level or "full", found.tries, found.seed)
     chosen = list(known.values()) if "all" in found.names else [known[name] for name in dict.fromkeys(found.names)]
@@ -60,7 +60,6 @@ def main(words: list[str]) -> int:
 
 def _prepare() -> None:
     """Import what every try needs, once, before any is forked."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in _IMPORTED:
         importlib.import_module(name)
 
