@@ -229,6 +229,7 @@ def test_dead_workers_are_replaced_from_the_current_batch_with_the_same_result(s
 def test_workers_that_die_between_epochs_are_replaced() -> None:
     """The loader of another split asks for data in between."""
     loader = StreamingLoader(Noisy(), 3, num_workers=1)
+    loader.listener = Listener()
     other = StreamingLoader(Noisy(), 4, num_workers=1)
     expected = tensors(loader.epoch()) + tensors(other.epoch())
     for process in loader._loader._iterator._workers:
@@ -236,6 +237,8 @@ def test_workers_that_die_between_epochs_are_replaced() -> None:
     time.sleep(0.2)
     found = tensors(other.epoch())
     assert_same(tensors(loader.epoch()) + found, expected)
+    [warning] = loader.listener.warnings
+    assert "data worker 0 was killed (signal 9) at sample 10; all workers were started anew" in warning
 
 
 class Slow(Noisy):

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import tempfile
 import time
@@ -47,6 +48,7 @@ def main(words: list[str]) -> int:
     _prepare()
     width = max(len(promise.name) for promise in chosen)
     began, kept = time.monotonic(), True
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         _own_account(Path(folder))
         for promise in chosen:

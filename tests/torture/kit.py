@@ -212,6 +212,7 @@ def _start(trial: Trial, folder: Path) -> tuple[Connection, Any]:
 
 def _child(trial: Trial, folder: Path, sender: Connection) -> None:
     os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     folder.mkdir(parents=True)
     os.chdir(folder)
     log = os.open(folder / ".trial.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
