@@ -60,3 +60,16 @@ def test_averaged_weights_follow_the_formula_and_swap_back() -> None:
     with averaged.swapped_into(model):
         assert model.weight.item() == pytest.approx(expected, rel=1e-6)
     assert model.weight.item() == 5.0
+
+
+def test_the_average_of_tied_weights_is_tied_too() -> None:
+    model = nn.Sequential(nn.Embedding(5, 2), nn.Linear(2, 5, bias=False))
+    model[1].weight = model[0].weight
+    averaged = AveragedWeights(model, 0.9)
+    with torch.no_grad():
+        model[0].weight += 1
+    found = averaged.state_dict(model)
+    assert set(found) == {"0.weight", "1.weight"}
+    assert torch.equal(found["1.weight"], averaged.parameters["0.weight"])
+    load_weights(model, found)
+    assert torch.equal(model[0].weight, averaged.parameters["0.weight"])

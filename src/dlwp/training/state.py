@@ -93,7 +93,8 @@ class AveragedWeights:
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the average in the form of `model.state_dict()`."""
-        return {**model.state_dict(), **self.parameters}
+        averages = {id(value): self.parameters[name] for name, value in model.named_parameters()}
+        return {name: averages.get(id(value), value) for name, value in model.state_dict(keep_vars=True).items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take back what `state_dict` gave."""
