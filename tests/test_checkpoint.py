@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dlwp import checkpoint
 from dlwp.errors import DataError, MachineError
 from dlwp.runs import files, manifest
-from dlwp.training.state import TrainState
+from dlwp.training.state import AveragedWeights, TrainState
 
 
 def state(optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam) -> TrainState:
@@ -73,11 +73,22 @@ def test_tied_weights_are_stored_once_and_tied_again(tmp_path: Path) -> None:
     assert torch.equal(tensors["model"]["0.weight"], tensors["model"]["1.weight"])
 
 
-def test_weights_are_read_without_the_optimizer(tmp_path: Path) -> None:
-    folder = checkpoint.save(tmp_path, 1, state(), "")
+@pytest.mark.parametrize("decay", [None, 0.5])
+def test_the_weights_that_are_evaluated_are_read_without_the_rest(tmp_path: Path, decay: float | None) -> None:
+    model = nn.Linear(4, 3)
+    averaged = AveragedWeights(model, decay) if decay else None
+    with torch.no_grad():
+        model.weight += 1
+    saved = TrainState(model, torch.optim.Adam(model.parameters()), averaged=averaged)
+    folder = checkpoint.save(tmp_path, 1, saved, "")
     (folder / "optimizer.safetensors").unlink()
-    tensors, _ = checkpoint.load(folder, ["model"])
-    assert set(tensors) == {"model"}
+    if averaged is not None:
+        (folder / "model.safetensors").unlink()
+    weights, _ = checkpoint.load_weights(folder)
+    expected = averaged.state_dict(model) if averaged is not None else model.state_dict()
+    assert flat(weights) == flat(expected)
+    with pytest.raises(DataError):
+        checkpoint.load(folder)
 
 
 def flip(path: Path) -> None:

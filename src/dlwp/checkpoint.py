@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -200,33 +200,45 @@ def _take_aliases(tensors: dict[str, Tensor]) -> dict[str, str]:
     return aliases
 
 
-def load(folder: Path, groups: Sequence[str] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read a checkpoint and return (group -> nested tensors, record), every byte read checked against the manifest.
-
-    Args:
-        folder: the checkpoint.
-        groups: the groups of tensors to read, such as ["model"]; None reads all.
+def load(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a whole checkpoint and return (group -> nested tensors, record), every byte checked against the manifest.
 
     Raises:
         DataError: a file is missing, changed, cut or lengthened; it is named.
         MachineError: it was made by a newer dlwp.
     """
+    found = _load(folder, list)
+    manifest.verified(folder, "config.yaml")
+    return found
+
+
+def load_weights(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the weights that are evaluated, the averaged ones where they are kept, and the record; nothing else is read.
+
+    Returns:
+        (name -> tensor, record).
+
+    Raises:
+        As `load`, of the files that are read.
+    """
+    found, record = _load(folder, lambda groups: ["ema" if "ema" in groups else "model"])
+    [weights] = found.values()
+    return weights, record
+
+
+def _load(folder: Path, choose: Callable[[Iterable[str]], list[str]]) -> tuple[dict[str, Any], dict[str, Any]]:
     entries = manifest.read(folder)
     record = _record(folder, entries)
     found = {}
     try:
         structure, aliases = record.pop("structure"), record.pop("aliases")
-        for group in structure if groups is None else groups:
-            if group not in structure:
-                raise DataError(f"{folder} holds no {group}. It holds: {', '.join(structure)}")
+        for group in choose(structure):
             tensors = safetensors.torch.load(manifest.verified(folder, f"{group}.safetensors", entries))
             tensors |= {name: tensors[kept] for name, kept in aliases.get(group, {}).items()}
             found[group] = _unflatten(structure[group], tensors)
     except (safetensors.SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = f"{type(error).__name__}: {str(error)[:100]}"
         raise DataError(f"{folder} is no checkpoint of dlwp, although its files are whole ({why})") from error
-    if groups is None:
-        manifest.verified(folder, "config.yaml", entries)
     return found, record
 
 

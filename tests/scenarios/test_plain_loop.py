@@ -38,7 +38,7 @@ def test_trainer_equals_plain_loop_bit_for_bit(seed: int, monkeypatch: pytest.Mo
 
     last = RunFolder(run.folder).pointed("last")
     assert last is not None
-    tensors, _ = checkpoint.load(last, ["model"])
+    weights, _ = checkpoint.load_weights(last)
     assert isinstance(bare, resnet.ResNet)
-    different = [name for name, value in bare.state_dict().items() if not torch.equal(value, tensors["model"][name])]
+    different = [name for name, value in bare.state_dict().items() if not torch.equal(value, weights[name])]
     assert different == []

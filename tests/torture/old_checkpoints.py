@@ -159,7 +159,7 @@ def migrates_step_by_step() -> Trial:
         checkpoint.MIGRATIONS.update({
             1: lambda record: {**record, "way": [1]}, 2: lambda record: {**record, "way": [*record["way"], 2]},
         })  # fmt: skip
-        _, record = checkpoint.load(place, ["model"])
+        _, record = checkpoint.load_weights(place)
         require(record.get("way") == [1, 2], f"migrations done: {record.get('way')}")
         require((place / "state.json").read_bytes() == before, "the stored file was written again")
 
