@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -51,6 +53,27 @@ def test_a_named_checkpoint_with_a_damaged_config_is_refused_too(run: RunFolder)
         dlwp.train(f"resume={last}", "trainer.epochs=4")
     found = dlwp.train(f"resume={last}", "trainer.epochs=4", "resume_fallback=true")
     assert any("config.yaml is damaged" in text for text in found.summary["warnings"])
+
+
+def test_the_command_that_is_told_can_be_pasted_whatever_the_folder_is_called(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / "it's (my) first, $HOME"
+    odd.mkdir()
+    monkeypatch.chdir(odd)
+    dlwp.train(*WORDS[:-1])
+    folder = os.path.relpath(RunFolder(Path("outputs/latest").resolve()).path)
+    monkeypatch.chdir(tmp_path)
+    dlwp.train(f"resume={odd.name}/{folder}", "trainer.epochs=4")
+    line = next(line for line in capfd.readouterr().out.splitlines()[::-1] if "dlwp-train " in line)
+    program, *words = shlex.split(line)
+    assert program == "dlwp-train" and words == [f"resume={odd.name}/{folder}", "trainer.epochs=8"]
+    assert dlwp.train(*words).summary["epoch"] == 8
+
+
+def test_the_command_repeats_what_was_trusted() -> None:
+    command = resuming.command(Path("runs/a 1"), ["mylib", "oc.env"], 20)
+    assert command == "dlwp-train 'resume=runs/a 1' 'trust=[mylib,oc.env]' trainer.epochs=20"
 
 
 @pytest.mark.parametrize("pointer", [None, "step-00000099\n"])

@@ -100,7 +100,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         notes, died = [*notes, *found], resuming.word_of_death(run)
     if checkpoint is not None and _is_finished(run, config):
         epochs = run.read_summary()["epoch"]
-        go_on = f"dlwp-train resume={run.path} trainer.epochs={2 * epochs}"
+        go_on = resuming.command(run.path, config.trusted, 2 * epochs)
         console.say(f"{run.path} is finished ({epochs} epochs). To go on: {go_on}")
         return Run(run.path, run.read_summary())
     parts = _build(config)
@@ -111,7 +111,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     from dlwp.forecast import disk_warnings
     from dlwp.observers.stopping import Signals
 
-    with Signals() as signals:
+    with Signals(resuming.command(run.path, config.trusted)) as signals:
         observers = _observers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
         notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
@@ -128,7 +128,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         if not exit.startswith("stopped:") and not _test(run, parts, trainer, console):
             exit = signals.exit or exit
     run.update_summary(exit=exit)  # last: who reads "done" finds all of it
-    _say_end(run, trainer, console, stopped=exit.startswith("stopped:"))
+    _say_end(run, trainer, console, config, stopped=exit.startswith("stopped:"))
     return Run(run.path, run.read_summary())
 
 
@@ -276,11 +276,10 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     step = trainer.state.progress.step
     if best is not None and (at := checkpoints.step_of(best)) != step:
         step = at
-        groups = ["ema"] if trainer.state.averaged is not None else ["model"]
-        tensors, _ = checkpoints.load(best, groups)
-        load_weights(trainer.model, tensors[groups[0]])
+        weights, _ = checkpoints.load_weights(best)
+        load_weights(trainer.model, weights)
         if trainer.state.averaged is not None:
-            trainer.state.averaged.load_state_dict(tensors["ema"])
+            trainer.state.averaged.load_state_dict(weights)
     values = trainer.evaluate(parts.loaders["test"], "test")
     if values is not None:
         run.update_summary(test={**values, "step": step})
@@ -289,13 +288,13 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     return values is not None
 
 
-def _say_end(run: RunFolder, trainer: Trainer, console: Console, *, stopped: bool) -> None:
+def _say_end(run: RunFolder, trainer: Trainer, console: Console, config: Config, *, stopped: bool) -> None:
     from dlwp import report
 
-    progress = trainer.state.progress
+    epochs = None if stopped else 2 * max(trainer.state.progress.epoch, 1)
     _say_table(console, {
         "time": [report.time_line(trainer.times)],
-        "next": report.next_lines(run.path, None if stopped else 2 * max(progress.epoch, 1)),
+        "next": report.next_lines(run.path, resuming.command(run.path, config.trusted, epochs)),
     })  # fmt: skip
     console.repeat_warnings()
 
@@ -398,14 +397,14 @@ def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ())
     path, folder = find_run(checkpoint)
     folder = folder or RunFolder(path).pointed("best") or RunFolder(path).pointed("last")
     if folder is None:
-        raise ConfigError(f"{path} has no checkpoint yet. Train it: dlwp-train resume={path}")
+        raise ConfigError(f"{path} has no checkpoint yet. Train it: {resuming.command(path)}")
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
     if split == "auto":
         split = "test" if "test" in parts.loaders else "val"
     if split not in parts.loaders:
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
-    tensors, record = checkpoints.load(folder)
-    load_weights(parts.model, tensors.get("ema", tensors["model"]))
+    weights, record = checkpoints.load_weights(folder)
+    load_weights(parts.model, weights)
     trainer: Trainer = parts.evaluator()
     values = trainer.evaluate(parts.loaders[split], split) or {}
     count, step = parts.loaders[split].num_samples, record["progress"]["step"]

@@ -163,18 +163,12 @@ def time_line(times: dict[str, float]) -> str:
     return _BAR.join(f"{value / total:.0%} {name}" for name, value in shares if value / total >= 0.005)
 
 
-def next_lines(folder: Path, epochs: int | None) -> list[str]:
-    """Return the commands that one would type next.
-
-    Args:
-        folder: of the run.
-        epochs: to extend it to; None where it was stopped and goes on as it is.
-    """
-    shown = shlex.quote(str(folder))
+def next_lines(folder: Path, resume: str) -> list[str]:
+    """Return the commands that one would type next: of the run's folder, and `resume`."""
     return [
-        f"tensorboard --logdir {shlex.quote(str(folder.parent))}",
-        f"dlwp-eval checkpoint={shown}",
-        f"dlwp-train resume={shown}" + (f" trainer.epochs={epochs}" if epochs else ""),
+        shlex.join(["tensorboard", "--logdir", str(folder.parent)]),
+        shlex.join(["dlwp-eval", f"checkpoint={folder}"]),
+        resume,
     ]
 
 

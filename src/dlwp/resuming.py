@@ -1,4 +1,4 @@
-"""Own where a run goes on: which of its checkpoints, what to tell of them, and what differs from where it began.
+"""Own where a run goes on: by which command, from which of its checkpoints, and what differs from where it began.
 
 Knows nothing of how a run is trained.
 """
@@ -6,6 +6,8 @@ Knows nothing of how a run is trained.
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +50,20 @@ def find_checkpoint(run: RunFolder, named: Path | None, *, fallback: bool) -> tu
     if whole is None:
         return None, []
     return whole, [f"checkpoints/last names no checkpoint: going on from {whole.name}, the newest whole one"]
+
+
+def command(folder: Path, trusted: Sequence[str] = (), epochs: int | None = None) -> str:
+    """Return the command that goes on with a run, to be pasted into a shell.
+
+    Args:
+        folder: of the run.
+        trusted: what was typed as `trust=`: it is needed again.
+        epochs: to extend it to; None where it was stopped and goes on as it is.
+    """
+    words = [f"resume={folder}"]
+    words += [f"trust=[{','.join(trusted)}]"] if trusted else []
+    words += [f"trainer.epochs={epochs}"] if epochs else []
+    return shlex.join(["dlwp-train", *words])
 
 
 def word_of_death(run: RunFolder) -> str | None:

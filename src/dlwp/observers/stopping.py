@@ -104,11 +104,15 @@ class Signals:
 
     Use it as a context around the training. Its handler sets a flag and does nothing else. SIGHUP is left alone where
     it is ignored (nohup); outside of the main thread there are no handlers.
+
+    Args:
+        go_on: the command that goes on with the run.
     """
 
     watcher = False
 
-    def __init__(self) -> None:
+    def __init__(self, go_on: str) -> None:
+        self._go_on = go_on
         self._received: str | None = None
         self._told: set[str] = set()
         self._last_saved: Saved | None = None
@@ -173,7 +177,7 @@ class Signals:
 
     def _tell_saved(self, event: Saved, duration: str) -> None:
         if self._received == "SIGINT":
-            self._tell(event.trainer, "saved", f"saved. Go on: dlwp-train resume={event.path.parent.parent}")
+            self._tell(event.trainer, "saved", f"saved. Go on: {self._go_on}")
         else:
             self._tell(event.trainer, "saved", f"asked to stop ({self._received}): saved step {event.step:,}{duration}")
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import socket
 import time
 from datetime import datetime
@@ -345,7 +346,7 @@ def _make_given(path: Path) -> None:
 
 def _require_empty(path: Path) -> None:
     if not path.is_dir() or any(entry.name not in (".lock", ".heartbeat") for entry in path.iterdir()):
-        go_on = f"resume={path}, or another" if is_run(path) else "Another"
+        go_on = f"resume={shlex.quote(str(path))}, or another" if is_run(path) else "Another"
         raise ConfigError(f"'{path}' exists and is not {'empty' if path.is_dir() else 'a folder'}. {go_on} run_dir=")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,8 @@ def _way_out(folder: Path) -> str:
     whole = newest_complete(folder.parent, folder)
     if whole is None:
         return " No other whole checkpoint is there"
-    return f" Newest whole one: step {int(whole.name[5:]):,}, taken by resume_fallback=true or resume={whole}"
+    word = shlex.quote(f"resume={whole}")
+    return f" Newest whole one: step {int(whole.name[5:]):,}, taken by resume_fallback=true or {word}"
 
 
 def _with_own_hash(body: dict[str, Any]) -> bytes:
