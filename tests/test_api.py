@@ -166,7 +166,7 @@ def test_finished_run_is_not_begun_again(capsys: pytest.CaptureFixture[str]) -> 
     run = dlwp.train(*SMALL)
     again = dlwp.train(f"resume={run.folder}")
     assert again.summary["step"] == run.summary["step"]
-    assert "is finished (2 epochs). To go on" in capsys.readouterr().out
+    assert "is finished (2 epochs, 6 steps). To go on" in capsys.readouterr().out
 
 
 def test_early_stopping_and_max_steps_end_the_run_and_it_is_tested() -> None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlwp import resuming
-from dlwp.errors import ConfigError, DataError, DlwpError, MachineError, RunError
+from dlwp.errors import CallbackError, ConfigError, DataError, DlwpError, MachineError, RunError
 from dlwp.runs import files
-from dlwp.runs.folder import RunFolder, default_path, find_run, note_own, point_latest
+from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own, point_latest
 
 if TYPE_CHECKING:
     from dlwp.build import Parts
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dlwp.observers.console import Console
     from dlwp.training.trainer import Trainer
 
+_LENGTHS = ("trainer.epochs", "trainer.max_steps")
 _SIGNAL_STATUS = {"stopped:SIGINT": 130}
 _STOPPED_STATUS = 143
 
@@ -98,14 +99,22 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     if config.resume is not None:
         checkpoint, found = resuming.find_checkpoint(run, named, fallback=config.values["resume_fallback"])
         notes, died = [*notes, *found], resuming.word_of_death(run)
-    if checkpoint is not None and _is_finished(run, config):
-        epochs = run.read_summary()["epoch"]
-        go_on = resuming.command(run.path, config.trusted, 2 * epochs)
-        console.say(f"{run.path} is finished ({epochs} epochs). To go on: {go_on}")
-        return Run(run.path, run.read_summary())
+    from dlwp.config import check
+
+    is_finished = checkpoint is not None and named is None and run.read_summary().get("exit") == "done"
+    if is_finished and not any(check.split(word)[1] in _LENGTHS for word in config.words):
+        return _say_finished(run, config, console)
     parts = _build(config)
+    if checkpoint is not None:
+        from dlwp.checkpoint import step_of
+
+        step, total = step_of(checkpoint), parts.settings.total_steps(len(parts.loaders["train"]))
+        resuming.refuse_shorter(run.path, step, total, config.values["trainer"])
+        if is_finished and step == total:
+            return _say_finished(run, config, console)
     config_text = config.yaml(parts.decided(stored_only=True))
-    _describe(run, config, parts, config_text)
+    if checkpoint is None:
+        _describe(run, config, parts, config_text)
     _say_summary(run, config, parts, console)
     point_latest(run.path)
     from dlwp.forecast import disk_warnings
@@ -116,9 +125,13 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         trainer = parts.trainer(observers)
         notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
         if checkpoint is not None:
-            line, differences = resuming.load(trainer, checkpoint, before, resuming.machine_of(run))
+            line, anew = resuming.load(
+                trainer, checkpoint, parts.loaders["train"], exact=config.values["resume_exact"]
+            )
+            run.point("last", checkpoint.name)  # before any record is cut to it
+            _describe(run, config, parts, config_text)  # all of it fits: from here on it is the run's own
             console.say(f"resume   {line}" + (f" · {died}" if died else ""))
-            notes += differences
+            notes += [*anew, *resuming.differences(checkpoint, before, resuming.machine_of(run))]
         for note in notes:
             trainer.warn(note)
         if checkpoint is None and config.resume is not None:
@@ -128,7 +141,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         if not exit.startswith("stopped:") and not _test(run, parts, trainer, console):
             exit = signals.exit or exit
     run.update_summary(exit=exit)  # last: who reads "done" finds all of it
-    _say_end(run, trainer, console, config, stopped=exit.startswith("stopped:"))
+    _say_end(run, trainer, console, config, exit)
     return Run(run.path, run.read_summary())
 
 
@@ -136,8 +149,9 @@ def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | 
     """Return the locked run folder, and the checkpoint that was named, if one was."""
     if config.resume is not None:
         path, checkpoint = find_run(str(config.resume))
-        run = RunFolder.open(path)
-        return run, checkpoint
+        if not is_run(path):
+            raise ConfigError(f"'{checkpoint}' lies in no run (RUN/checkpoints/...), so it cannot be gone on with")
+        return RunFolder.open(path), checkpoint
     given = run_dir or config.values.get("run_dir")
     if given:
         return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
@@ -151,10 +165,14 @@ def _name_of(config: Config, group: str) -> str:
     return config.choices.get(group) or target.rpartition(".")[2]
 
 
-def _is_finished(run: RunFolder, config: Config) -> bool:
+def _say_finished(run: RunFolder, config: Config, console: Console) -> Run:
     summary = run.read_summary()
-    asked = any(word.startswith(("trainer.epochs=", "trainer.max_steps=")) for word in config.words)
-    return summary.get("exit") == "done" and not asked
+    step, epoch = int(summary["step"]), int(summary["epoch"])
+    go_on = resuming.command(
+        run.path, config.trusted, resuming.longer(config.values["trainer"], "done", step, epoch)
+    )
+    console.say(f"{run.path} is finished ({epoch} epochs, {step:,} steps). To go on: {go_on}")
+    return Run(run.path, summary)
 
 
 def _build(config: Config, *, for_training: bool = True) -> Parts:
@@ -229,7 +247,7 @@ def _observers(
     if settings.max_time is not None:
         observers.append(MaxTime(Duration.parse(settings.max_time).value))
     if logger["tensorboard"]:
-        hparams = {**_flat(config.values), **parts.decided(stored_only=True)}
+        hparams = {**_flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
         observers.append(
             TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std)
@@ -280,6 +298,9 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
         load_weights(trainer.model, weights)
         if trainer.state.averaged is not None:
             trainer.state.averaged.load_state_dict(weights)
+    wanted = trainer.state.progress.best_step
+    if parts.settings.keep_best and wanted is not None and step != wanted:
+        trainer.warn(f"the weights of the best step {wanted:,} were not saved: test takes those of step {step:,}")
     values = trainer.evaluate(parts.loaders["test"], "test")
     if values is not None:
         run.update_summary(test={**values, "step": step})
@@ -288,29 +309,35 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     return values is not None
 
 
-def _say_end(run: RunFolder, trainer: Trainer, console: Console, config: Config, *, stopped: bool) -> None:
+def _say_end(run: RunFolder, trainer: Trainer, console: Console, config: Config, exit: str) -> None:
     from dlwp import report
 
-    epochs = None if stopped else 2 * max(trainer.state.progress.epoch, 1)
+    progress = trainer.state.progress
+    further = resuming.longer(config.values["trainer"], exit, progress.step, max(progress.epoch, 1))
     _say_table(console, {
         "time": [report.time_line(trainer.times)],
-        "next": report.next_lines(run.path, resuming.command(run.path, config.trusted, epochs)),
+        "next": report.next_lines(run.path, resuming.command(run.path, config.trusted, further)),
     })  # fmt: skip
     console.repeat_warnings()
 
 
 @contextlib.contextmanager
 def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: bool) -> Iterator[None]:
-    """Turn running out of memory into its one line; note that a run failed, and discard one that never began."""
+    """Turn running out of memory into its one line; note that a run failed, and discard one that never began.
+
+    A resume that was refused leaves what the run says of itself as it was.
+    """
+    before = run.read_summary()
     try:
         yield
     except BaseException as error:  # any error: the summary must not say "running" of a run that is over
-        told = _explained(error, config)
+        told = _explained(error, run, config)
         if fresh and isinstance(told, DlwpError) and told.exit_code != RunError.exit_code and not run.metrics.exists():
             run.discard()
             raise told from (error if told is not error else error.__cause__)
-        with contextlib.suppress(OSError):
-            run.update_summary(exit="failed", error=str(told))
+        if config.resume is None or run.read_summary() != before:
+            with contextlib.suppress(OSError):
+                run.update_summary(exit="failed", error=str(told))
         console.log_error(told)
         if not isinstance(told, DlwpError) or isinstance(told, RunError):
             told.add_note(f"details: {run.log}")
@@ -319,7 +346,7 @@ def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: 
         raise told from error
 
 
-def _explained(error: BaseException, config: Config) -> BaseException:
+def _explained(error: BaseException, run: RunFolder, config: Config) -> BaseException:
     from dlwp import devices
 
     if devices.is_out_of_memory(error):
@@ -331,6 +358,9 @@ def _explained(error: BaseException, config: Config) -> BaseException:
             f"out of memory ({why}). For the same steps: trainer.accumulate={2 * pieces} (pieces of "
             f"{max(1, size // (2 * pieces))}), or auto, which finds it; else data.batch_size={max(1, size // 2)}"
         )
+    if isinstance(error, CallbackError) and (saved := run.pointed("last")) is not None:
+        go_on = resuming.command(run.path, config.trusted)
+        return CallbackError(f"{error.message}. Saved at step {int(saved.name[5:]):,}; go on: {go_on}")
     if isinstance(error, OSError) and not isinstance(error, DlwpError):
         return MachineError(files.fault(error, Path(error.filename or ".")))
     return error
@@ -357,7 +387,17 @@ def audit(run: str) -> str:
     except DataError as error:
         raise DataError(f"{path / 'audit.jsonl'}: {error}") from error
     whole = f"each of {samples:,} samples exactly once in each of {epochs} epochs" if epochs else "no epoch is whole"
-    return f"{steps:,} steps are those of the order of seed and epoch: {whole}"
+    summary = RunFolder(path).read_summary()
+    exceptions = [
+        f"{summary[key]} {what}"
+        for key, what in (
+            ("left_out", "samples could not be read and others took their places (left_out.jsonl)"),
+            ("skipped_steps", "steps were left out, their loss was not finite"),
+            ("rollbacks", "times the weights went back to a checkpoint"),
+        )
+        if summary.get(key)
+    ]
+    return f"{steps:,} steps are those of the order of seed and epoch: {'; but '.join([whole, *exceptions])}"
 
 
 def _dry_run(config: Config) -> Run:
@@ -395,7 +435,8 @@ def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ())
     from dlwp.training.state import load_weights
 
     path, folder = find_run(checkpoint)
-    folder = folder or RunFolder(path).pointed("best") or RunFolder(path).pointed("last")
+    run = RunFolder(path)
+    folder = folder or run.pointed("best") or resuming.find_checkpoint(run, None, fallback=False)[0]
     if folder is None:
         raise ConfigError(f"{path} has no checkpoint yet. Train it: {resuming.command(path)}")
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)

@@ -326,8 +326,8 @@ class Builder:
                 raise ConfigError("this scheduler needs a validation split. data.val_fraction=0.1")
             return instantiate(section, "scheduler", self._trust), "step"
         steps = len(parts.loaders["train"])
-        total = min(parts.settings.epochs * steps, parts.settings.max_steps or math.inf)
-        length = int(total) if keys.interval == "step" else parts.settings.epochs
+        total = parts.settings.total_steps(steps)
+        length = total if keys.interval == "step" else parts.settings.epochs
         known = {"total_steps": length, "T_max": length}
         for name, value in known.items():
             if takes(target, name) and section.get(name) in (None, "auto"):

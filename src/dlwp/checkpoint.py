@@ -13,6 +13,7 @@ Knows nothing of the trainer: what is saved is anything with `tensors()` and `re
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -79,6 +80,11 @@ class Snapshot:
     tensors: dict[str, dict[str, Tensor]]
     record: dict[str, Any]
     config_text: str
+
+    def copy(self) -> Snapshot:
+        """Return one that later steps do not change, in the host's memory."""
+        groups = {group: {name: _copy(one) for name, one in found.items()} for group, found in self.tensors.items()}
+        return dataclasses.replace(self, tensors=groups)
 
 
 def snapshot(step: int, state: Survivor, config_text: str, *, copied: bool = False) -> Snapshot:
@@ -149,17 +155,24 @@ def save(parent: Path, step: int, state: Survivor, config_text: str) -> Path:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())  # on the host, contiguous
+    """Return a copy on the host, contiguous, with its own memory."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
 def _contents(taken: Snapshot) -> dict[str, bytes]:
     contents = {}
     for group, tensors in taken.tensors.items():
-        plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        plain = {name: _copy(one) if _is_part(one) else one.cpu().contiguous() for name, one in tensors.items()}
         contents[f"{group}.safetensors"] = safetensors.torch.save(plain, metadata={"format": "pt"})
     contents["state.json"] = (json.dumps(taken.record, indent=1, allow_nan=False) + "\n").encode()
     contents["config.yaml"] = taken.config_text.encode()
     return contents
+
+
+def _is_part(tensor: Tensor) -> bool:
+    """Return whether a tensor is a view into memory that it may share with others, or one that is conjugated lazily."""
+    own = tensor.untyped_storage().nbytes() == tensor.nbytes
+    return not own or tensor._is_view() or tensor.is_conj() or tensor.is_neg()
 
 
 def _flatten(nested: Any, path: str, tensors: dict[str, Tensor]) -> Any:

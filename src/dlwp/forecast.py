@@ -40,7 +40,7 @@ def forecast_lines(parts: Parts) -> list[str]:
     devices.synchronize(parts.device)
     step_s = clock.seconds_a_step()
     train = parts.loaders["train"]
-    steps = min(parts.settings.epochs * len(train), parts.settings.max_steps or sys.maxsize)
+    steps = parts.settings.total_steps(len(train))
     evaluations = steps / Duration.parse(parts.settings.eval_every).steps(len(train))
     val = parts.loaders["val"].num_samples if "val" in parts.loaders else 0
     # an evaluation is a forward pass alone: about a third of a step's work

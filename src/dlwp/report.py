@@ -117,7 +117,7 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
         text += f" (not on {undecayed} norms and biases)" if undecayed else ""
     pieces.append(text)
     steps = len(parts.loaders["train"])
-    total = min(parts.settings.epochs * steps, parts.settings.max_steps or math.inf)
+    total = parts.settings.total_steps(steps)
     batch = values["data"]["batch_size"]
     schedule = choices.get("scheduler") or "no schedule"
     pieces.append(f"{schedule} over {total:,} steps of {batch}")

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlwp.errors import DataError
+from dlwp.errors import ConfigError, DataError
 from dlwp.runs import history, manifest
 from dlwp.runs.folder import RunFolder
 
 if TYPE_CHECKING:
+    from dlwp.training.batches import Loader
     from dlwp.training.trainer import Trainer
 
 _MACHINE = ("device", "threads", "cpu_capability")
@@ -52,18 +53,50 @@ def find_checkpoint(run: RunFolder, named: Path | None, *, fallback: bool) -> tu
     return whole, [f"checkpoints/last names no checkpoint: going on from {whole.name}, the newest whole one"]
 
 
-def command(folder: Path, trusted: Sequence[str] = (), epochs: int | None = None) -> str:
+def command(folder: Path, trusted: Sequence[str] = (), further: Sequence[str] = ()) -> str:
     """Return the command that goes on with a run, to be pasted into a shell.
 
     Args:
         folder: of the run.
         trusted: what was typed as `trust=`: it is needed again.
-        epochs: to extend it to; None where it was stopped and goes on as it is.
+        further: words, such as those of `longer`.
     """
-    words = [f"resume={folder}"]
-    words += [f"trust=[{','.join(trusted)}]"] if trusted else []
-    words += [f"trainer.epochs={epochs}"] if epochs else []
-    return shlex.join(["dlwp-train", *words])
+    trust = [f"trust=[{','.join(trusted)}]"] if trusted else []
+    return shlex.join(["dlwp-train", f"resume={folder}", *trust, *further])
+
+
+def longer(settings: Mapping[str, Any], exit: str, step: int, epoch: int) -> list[str]:
+    """Return the words that let a run go on which has ended in this way: of the key that ended it.
+
+    Args:
+        settings: of the trainer. exit: of summary.json. step, epoch: that it has come to.
+    """
+    if exit.startswith("stopped:"):
+        return []
+    if exit == "early_stopped":
+        return ["trainer.patience=null"]
+    if exit == "max_time":
+        return ["trainer.max_time=null"]
+    most = settings["max_steps"]
+    return [f"trainer.max_steps={2 * step}" if most is not None and step >= most else f"trainer.epochs={2 * epoch}"]
+
+
+def refuse_shorter(run: Path, step: int, total_steps: int, settings: Mapping[str, Any]) -> None:
+    """Refuse a length that a run is past already.
+
+    Args:
+        run: its folder. step: of the checkpoint. total_steps: asked for. settings: of the trainer.
+
+    Raises:
+        ConfigError: it is past it.
+    """
+    if step > total_steps:
+        most = settings["max_steps"]
+        key = "epochs" if most is None or most > total_steps else "max_steps"
+        raise ConfigError(
+            f"{run} is at step {step:,} already, past the {total_steps:,} of trainer.{key}={settings[key]}. "
+            f"A longer run, or an older checkpoint: resume={shlex.quote(str(run / 'checkpoints'))}/step-..."
+        )
 
 
 def word_of_death(run: RunFolder) -> str | None:
@@ -85,31 +118,51 @@ def machine_of(run: RunFolder) -> dict[str, Any]:
     return {name: found.get(name) for name in _MACHINE} if isinstance(found, dict) else {}
 
 
-def load(trainer: Trainer, checkpoint: Path, before: dict[str, Any], now: dict[str, Any]) -> tuple[str, list[str]]:
-    """Put a checkpoint into a trainer.
+def load(trainer: Trainer, checkpoint: Path, train: Loader, *, exact: bool) -> tuple[str, list[str]]:
+    """Put a checkpoint into a trainer; nothing is written.
 
     Args:
-        before, now: what `machine_of` told before this process wrote its own, and after.
+        train: what the trainer is to be fed from.
+        exact: refuse what would make another run of it; else begin anew what does not fit.
 
     Returns:
-        A line on where it goes on, and why the result may differ in its last bits from a run that was never stopped.
+        A line on where it goes on, and what was begun anew.
 
     Raises:
-        DataError: it is damaged. ConfigError: it is of another model.
+        DataError: it is damaged, or the data is other data. ConfigError: it is of another model or optimizer.
     """
-    import torch
-
-    from dlwp import __version__
     from dlwp import checkpoint as checkpoints
 
     tensors, record = checkpoints.load(checkpoint)
     try:
-        trainer.state.load(tensors, record)
+        notes = trainer.state.load(tensors, record, exact=exact)
         progress = trainer.state.progress
+        changed = trainer.order_changes(train)
         line = f"from {checkpoint.name}: step {progress.step:,d}, epoch {progress.epoch + 1:d}"
     except (TypeError, ValueError, LookupError, AttributeError) as error:  # of a record that this dlwp did not write
         why = f"{type(error).__name__}: {error}"
         raise DataError(f"{checkpoint / 'state.json'} does not fit the parts of its config ({why})") from error
+    if changed:
+        text = f"the training data is not that of the run: {', '.join(changed)}"
+        if exact:
+            raise DataError(f"{text}. Bring it back, or go on with a new epoch of it: resume_exact=false")
+        trainer.begin_epoch_anew()
+        notes.append(f"{text}: going on with a new epoch of it (resume_exact=false)")
+    return line, notes
+
+
+def differences(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return why the result may differ in its last bits from that of a run that was never stopped.
+
+    Args:
+        checkpoint: that it goes on from.
+        before, now: what `machine_of` told before this process wrote its own, and after.
+    """
+    import torch
+
+    from dlwp import __version__
+
+    record = json.loads(manifest.verified(checkpoint, "state.json"))
     changes = [
         f"{name} {was} → {is_now}"
         for name, was, is_now in (
@@ -119,4 +172,4 @@ def load(trainer: Trainer, checkpoint: Path, before: dict[str, Any], now: dict[s
         )
         if was is not None and was != is_now
     ]
-    return line, [f"resume: not bit-identical, {change}" for change in changes]
+    return [f"resume: not bit-identical, {change}" for change in changes]

@@ -7,6 +7,7 @@ the same defaults (a test compares them). Here stand type, default and choices.
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +43,11 @@ class CommandSettings:
     callbacks: Any = None
 
 
+def default_of(name: str) -> Any:
+    """Return the default of a key of the top level."""
+    return getattr(CommandSettings(), name)
+
+
 @dataclass
 class TrainerSettings:
     """How the loop runs. Durations are texts such as "1 epoch", "500 steps", "10 min" (see `Duration`)."""
@@ -71,6 +77,10 @@ class TrainerSettings:
     progress: bool | str = "auto"
     profile: bool = False
     step: Any = None
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Return the optimizer steps of a run."""
+        return min(self.epochs * steps_per_epoch, self.max_steps or sys.maxsize)
 
 
 @dataclass
@@ -156,6 +166,9 @@ DURATIONS: dict[str, tuple[str, ...]] = {
     "trainer.checkpoint_every": ("epoch", "step", "time"),
 }
 """Keys that hold a duration, and the units that each takes."""
+
+OF_ONE_COMMAND = ("run_dir", "resume", "resume_exact", "resume_fallback", "verify_resume", "dry_run", "trust")
+"""Keys that hold for the command in which they are typed: a run's config.yaml does not keep them."""
 
 FREE_ON_RESUME = (
     "callbacks", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.on_error",

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _CUT, _BATCHES, _STEPS = 3, 4, 7  # stopped within the first epoch; an evaluation and half an epoch follow
 _FIXED = {
-    "trainer.epochs": "2", "trainer.max_steps": str(_STEPS), "trainer.limit_batches": str(_BATCHES),
+    "trainer.epochs": str(_STEPS), "trainer.max_steps": str(_STEPS), "trainer.limit_batches": str(_BATCHES),
     "trainer.max_time": "null", "trainer.checkpoint_every": "1000 steps", "trainer.log_every": "1",
     "logger.tensorboard": "false", "logger.plots": "false", "verify_resume": "false",
 }  # fmt: skip
@@ -103,12 +103,17 @@ def verify_resume(words: Sequence[str], config_dir: Path | None = None, config_n
         seen = {}
         for name, stop_at in (("whole", "null"), ("cut", str(_CUT))):
             seen[name], witness = Path(place) / f"{name}.jsonl", "+callbacks.witness"
-            notes = [f"{witness}._target_=dlwp.verify.Witness", f"{witness}.path={seen[name]}",
+            notes = [f"{witness}._target_=dlwp.verify.Witness", f"{witness}.path={_quoted(seen[name])}",
                      f"{witness}.stop_at={stop_at}"]  # fmt: skip
             run = Path(place) / name
-            _train([*flags, *kept, *fixed, *notes, f"run_dir={run}"], place, 0 if name == "whole" else 143)
+            _train([*flags, *kept, *fixed, *notes, f"run_dir={_quoted(run)}"], place, 0 if name == "whole" else 143)
         _train([f"resume={run}", "callbacks.witness.stop_at=null"], place, 0)
         return _compare(history.read(seen["whole"]), history.read(seen["cut"]))
+
+
+def _quoted(path: Path) -> str:
+    """Return a path as Hydra takes any."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _train(words: list[str], place: str, expected: int) -> None:
@@ -144,8 +149,8 @@ def _compare(whole: list[dict[str, Any]], cut: list[dict[str, Any]]) -> str:
         raise RunError(f"resume is not exact: steps {[line['step'] for line in cut]} were taken")
     tensors = sum(len(whole[-1][group]) for group in _CAUSES if isinstance(whole[-1].get(group), dict))
     return (
-        f"{_STEPS} steps in one process equal {_CUT} and {_STEPS - _CUT} in two, bit for bit: the samples, batches and "
-        f"losses of each step, and {tensors} tensors of model and optimizer"
+        f"{len(whole)} steps in one process equal {_CUT} and {len(whole) - _CUT} in two, bit for bit: the samples, "
+        f"batches and losses of each step, and {tensors} tensors of model and optimizer"
     )
 
 

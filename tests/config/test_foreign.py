@@ -81,10 +81,10 @@ def test_the_environment_is_read_once_the_person_trusts(run: Path) -> None:
 
 
 def test_trust_in_the_file_is_nobodys_word(run: Path) -> None:
-    replace("trust: []", "trust: [posix, os]")(run)
+    add("trust: [posix, os]\n")(run)
     replace("_target_: dlwp.models.linear.Linear", "_target_: os.system")(run)
     with pytest.raises(ConfigError, match=r"model\._target_ wants to run 'os\.system'. If you trust its maker: trust="):
-        api.train("resume=foreign", "trainer.epochs=2")
+        api.train("resume=foreign", "trainer.epochs=2", "resume_exact=false")
 
 
 def test_a_strangers_callback_is_refused_each_time_and_the_run_does_not_become_ones_own(run: Path) -> None:

@@ -120,7 +120,7 @@ def test_summary_has_the_promised_form_from_the_start_to_the_test(
     assert set(seen) == {"running"}
     assert list(summary) == [
         "exit", "step", "epoch", "best", "last", "test", "samples_per_s", "elapsed_s", "time", "left_out",
-        "warnings", "error",
+        "skipped_steps", "rollbacks", "warnings", "error",
     ]  # fmt: skip
     assert (summary["exit"], summary["step"], summary["epoch"]) == ("done", 21, 3)
     assert list(summary["best"]) == ["step", "val/accuracy"]

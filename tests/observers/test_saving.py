@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dlwp import checkpoint
-from dlwp.errors import RunError
+from dlwp.errors import CallbackError, RunError
 from dlwp.observers.saving import Saving
 from dlwp.runs import files, manifest
 from dlwp.runs.folder import RunFolder
@@ -109,17 +109,37 @@ def test_keeps_as_many_of_the_newest_as_asked(tmp_path: Path, make_trainer: Any,
     assert steps_of(run) == [16, 20, 21]
 
 
+class Break:
+    """Fails at step 9: as a callback of the user's own, or as the run itself."""
+
+    def __init__(self, itself: bool) -> None:
+        self.itself = itself
+
+    def on_step(self, event: Any) -> None:
+        if event.step == 9 and self.itself:
+            event.trainer.criterion = None
+        elif event.step == 9:
+            raise KeyError("x")
+
+
 def test_a_failed_run_saves_nothing(tmp_path: Path, make_trainer: Any, batches: Any) -> None:
     run = RunFolder.create(tmp_path / "run")
-
-    class Break:
-        def on_step(self, event: Any) -> None:
-            if event.step == 9:
-                raise KeyError("x")
-
-    with pytest.raises(RunError):
-        make_trainer([Break(), make_saving(run)]).fit(*batches)
+    with pytest.raises(TypeError):
+        make_trainer([Break(itself=True), make_saving(run)]).fit(*batches)
     assert steps_of(run) == [7]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_run_that_a_callback_ends_is_saved(tmp_path: Path, make_trainer: Any, batches: Any, last: bool) -> None:
+    class AtTheEnd:
+        def on_end(self, event: Any) -> None:
+            raise KeyError("x")
+
+    run = RunFolder.create(tmp_path / "run")
+    callback = AtTheEnd() if last else Break(itself=False)
+    with pytest.raises(CallbackError, match="KeyError: 'x'"):
+        make_trainer([callback, make_saving(run, "100 steps", keep_best=False)]).fit(*batches)
+    assert steps_of(run) == [21 if last else 9]
 
 
 def test_after_a_resume_from_an_older_checkpoint_the_later_ones_do_not_count(

@@ -68,6 +68,8 @@ def test_runs_that_start_in_the_same_instant_get_different_folders(tmp_path: Pat
 def test_a_folder_that_was_named_is_taken_only_when_it_is_empty(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     RunFolder.create(tmp_path / "empty", given=True).close()
+    RunFolder.create(tmp_path / "empty", given=True).close()  # a run that died before it wrote what it is to be
+    (tmp_path / "empty" / "config.yaml").touch()
     RunFolder.create(tmp_path / "new" / "deep", given=True).close()
     with pytest.raises(ConfigError, match=r"'.*/empty' exists and is not empty. resume=.*/empty, or another run_dir="):
         RunFolder.create(tmp_path / "empty", given=True)

@@ -27,7 +27,7 @@ _MARK = "EVIL"
 _CAUGHT = 66
 _CAP = 2 * 2**30
 _SECONDS = 20.0
-_WORDS = ("trainer.max_steps=6", "logger.tensorboard=false", "logger.plots=false", "device=cpu")
+_WORDS = ("trainer.epochs=2", "trainer.max_steps=6", "logger.tensorboard=false", "logger.plots=false", "device=cpu")
 
 
 def run_of_a_stranger() -> Path:
@@ -37,7 +37,7 @@ def run_of_a_stranger() -> Path:
         words = ("data=synthetic", "data.num_train=40", "data.num_val=8", "data.num_test=8", "data.shape=[3,8,8]",
                  "data.batch_size=10", "model=cnn", "model.channels=[4]", "trainer.epochs=1",
                  "run_dir=run")  # fmt: skip
-        succeed(*words, *_WORDS[1:], folder=folder)
+        succeed(*words, *_WORDS[2:], folder=folder)
 
     return kit.once("stranger", make) / "run"
 

@@ -110,12 +110,9 @@ def _trials(scale: Scale) -> list[Trial]:
 
 
 def _unguarded(folder: Path) -> None:
-    from dlwp.training.trainer import Trainer
+    from dlwp.training.dispatch import Dispatch
 
-    def failed(self: Any, part: Any, hook: str, error: BaseException) -> None:
-        raise error
-
-    Trainer._observer_failed = failed  # type: ignore[method-assign]
+    Dispatch._failure = lambda self, part, hook, error, step: error  # type: ignore[method-assign]
     _hook("on_step", "raises")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,3 +75,60 @@ def test_the_average_of_tied_weights_is_tied_too() -> None:
     assert torch.equal(found["1.weight"], averaged.parameters["0.weight"])
     load_weights(model, found)
     assert torch.equal(model[0].weight, averaged.parameters["0.weight"])
+
+
+def test_what_json_cannot_hold_comes_back_as_it_was() -> None:
+    """MultiStepLR keeps a Counter of milestones with numbers as keys: as texts they would never be met again."""
+
+    def make() -> tuple[TrainState, Any]:
+        model = nn.Linear(2, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4])
+        return TrainState(model, optimizer, scheduler), scheduler
+
+    (saved, scheduler), (fresh, again) = make(), make()
+    for _ in range(3):
+        saved.optimizer.step()
+        scheduler.step()
+    saved.progress.best_loss = float("inf")
+    fresh.load(saved.tensors(), json.loads(json.dumps(saved.record(), allow_nan=False)))
+    assert fresh.progress.best_loss == float("inf")
+    assert again.milestones == scheduler.milestones and type(again.milestones) is type(scheduler.milestones)
+    again.step()
+    assert again.get_last_lr() == pytest.approx([0.01])
+
+
+def test_a_state_that_cannot_be_saved_is_named() -> None:
+    class Mine:
+        def state_dict(self) -> dict[str, object]:
+            return {"x": object()}
+
+        def load_state_dict(self, state: object) -> None:
+            pass
+
+    model = nn.Linear(2, 2)
+    state = TrainState(model, torch.optim.SGD(model.parameters()), others={"Mine": Mine()})
+    with pytest.raises(ConfigError, match="the state of Mine cannot be saved: object is neither"):
+        state.record()
+
+
+def test_another_optimizer_is_refused_or_begun_anew() -> None:
+    model = nn.Linear(2, 2)
+    saved = TrainState(model, torch.optim.AdamW(model.parameters()))
+    model(torch.ones(1, 2)).sum().backward()
+    saved.optimizer.step()
+    other = TrainState(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ConfigError, match="another optimizer AdamW → SGD"):
+        other.load(saved.tensors(), saved.record())
+    [note] = other.load(saved.tensors(), saved.record(), exact=False)
+    assert "optimizer AdamW → SGD: begun anew" in note and not other.optimizer.state
+
+
+def test_averages_that_begin_at_a_resume_begin_with_its_weights() -> None:
+    model = nn.Linear(2, 2)
+    saved = TrainState(model, torch.optim.SGD(model.parameters()))
+    tensors = {group: dict(found) for group, found in saved.tensors().items()}
+    tensors["model"] = {name: value + 1 for name, value in tensors["model"].items()}
+    averaged = AveragedWeights(model, 0.999)
+    TrainState(model, torch.optim.SGD(model.parameters()), averaged=averaged).load(tensors, saved.record())
+    assert torch.equal(averaged.parameters["weight"], tensors["model"]["weight"])

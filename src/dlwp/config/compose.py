@@ -6,12 +6,13 @@ Knows nothing of torch, nor of what the parts do.
 from __future__ import annotations
 
 import copy
+import json
 import math
 import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +28,7 @@ from omegaconf.resolvers import oc
 from dlwp import settings
 from dlwp.config import check, faults, foreign, schema
 from dlwp.config.catalog import Catalog, own_folder
-from dlwp.errors import ConfigError
+from dlwp.errors import ConfigError, DataError
 
 _SCHEMAS = {
     "train_schema": settings.CommandSettings,
@@ -70,7 +71,7 @@ class Config:
         Args:
             decided: full key -> the value that stands for its `auto`.
         """
-        kept = copy.deepcopy({key: value for key, value in self.stored.items() if key not in ("run_dir", "resume")})
+        kept = copy.deepcopy({key: self.stored[key] for key in self.stored if key not in settings.OF_ONE_COMMAND})
         for name, value in decided.items():
             *sections, key = name.split(".")
             holder = kept
@@ -80,7 +81,7 @@ class Config:
         chosen = " ".join(f"{group}={option}" for group, option in self.choices.items() if option)
         head = [
             "# A run of dlwp; to start it anew: dlwp-train --config-dir THIS_FOLDER --config-name config",
-            f"# typed: {shlex.join(self.typed)}".rstrip(),
+            f"# typed: {json.dumps(self.typed)}",
             f"# chosen: {chosen}",
             f"defaults: [{', '.join(foreign.DEFAULTS)}]",
         ]
@@ -111,12 +112,14 @@ class Origin:
     @classmethod
     def read(cls, path: Path) -> Origin | None:
         """Read the head of a config; None where it is not that of a run."""
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[:3]
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n", 3)[:3]
         said = dict(line[2:].split(": ", 1) for line in lines if re.match(r"# (typed|chosen): ", line))
         if "chosen" not in said:
             return None
         try:
-            return cls(shlex.split(said.get("typed", "")), dict(pair.split("=", 1) for pair in said["chosen"].split()))
+            typed = said.get("typed", "")
+            words = json.loads(typed) if typed.startswith("[") else shlex.split(typed)  # as a shell's words before 0.1
+            return cls([str(word) for word in words], dict(pair.split("=", 1) for pair in said["chosen"].split()))
         except ValueError as error:
             raise ConfigError(f"the first lines of {path} are damaged ({error})") from error
 
@@ -181,8 +184,10 @@ def composed(
     parsed = check.parse(place.words, place.catalog, sweep=sweep)
     whole, own = _composed(place, [word for word in parsed if not word.several])
     changes: list[str] = []
+    if place.origin is not None:
+        _forget(whole, parsed)
     if place.resume is not None:
-        changes = _changes(parsed, place.resume, whole)
+        changes = _changes(parsed, _trained(place, place.resume), whole)
     choices = place.origin.choices if place.origin is not None else own["runtime"]["choices"]
     config = finish(whole, choices, words, place.catalog, place.resume)
     config.foreign, config.trusted = place.foreign, place.trusted
@@ -319,19 +324,63 @@ def _overlaid(before: Sequence[str], words: Sequence[str]) -> list[str]:
     return [word for word in before if check.split(word)[1] not in keys] + list(words)
 
 
-def _changes(words: Sequence[check.Word], resume: Path, whole: DictConfig) -> list[str]:
-    """Refuse on a resume what would make another run of it; where that is what is asked for, return a note of it."""
-    before = OmegaConf.load(resume / "config.yaml")
+def _forget(whole: DictConfig, words: Sequence[check.Word]) -> None:
+    """Take back what a run's config says for a single command, unless it was typed with this one."""
+    typed = {word.key for word in words}
+    for name in settings.OF_ONE_COMMAND:
+        if name in whole and name not in typed:
+            whole[name] = settings.default_of(name)
+
+
+def _changes(words: Sequence[check.Word], trained: DictConfig, whole: DictConfig) -> list[str]:
+    """Refuse on a resume what would make another run of it; where that is what is asked for, return a note of it.
+
+    The config is held against that of the checkpoint: a run's config.yaml may have been changed by hand.
+    """
+    before, now = (_leaves(_plain(OmegaConf.to_container(one, resolve=False))) for one in (trained, whole))
+    typed = {word.key for word in words if not word.is_hydra}
     changed = []
-    for key in (word.key for word in words if word.key != "run_dir" and not word.is_hydra):
-        free = any(f"{key}.".startswith(f"{one}.") for one in settings.FREE_ON_RESUME)
-        was, now = (check.typed(OmegaConf.select(config, key)) for config in (before, whole))
-        if not free and was != now:
-            changed.append(f"{key} ({was} → {now})")
+    for key, value in now.items():
+        is_typed = any(f"{key}.".startswith(f"{one}.") for one in typed)
+        free = any(f"{key}.".startswith(f"{one}.") for one in (*settings.FREE_ON_RESUME, *settings.OF_ONE_COMMAND))
+        if not free and (key in before or is_typed) and check.typed(before.get(key)) != check.typed(value):
+            changed.append(f"{key} ({check.typed(before.get(key))} → {check.typed(value)})")
     text = f"resume with a changed {', '.join(changed)} is another experiment"
     if changed and whole.resume_exact:
         raise ConfigError(f"{text}. If you mean it: resume_exact=false")
     return [f"{text} (resume_exact=false)"] if changed else []
+
+
+def _trained(place: Place, resume: Path) -> DictConfig:
+    """Return the config of the checkpoint that a run goes on from; of the run where there is none that is whole."""
+    from dlwp.runs import manifest
+    from dlwp.runs.folder import RunFolder
+
+    run, last = RunFolder(resume), None
+    with suppress(DataError):  # told when the checkpoint is read, with the way out
+        last = run.pointed("last")
+    for path in (last, *reversed(run.saved())):
+        with suppress(DataError):
+            if path is not None:
+                text = manifest.verified(path, "config.yaml").decode()
+                if place.foreign:
+                    foreign.check(path, place.trusted)
+                return _loaded(text)
+    return _loaded((resume / "config.yaml").read_text(encoding="utf-8"))
+
+
+def _loaded(text: str) -> DictConfig:
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value of everything that is not a section."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
 
 
 def _explained(error: BaseException, words: Sequence[check.Word], primary: str, catalog: Catalog) -> ConfigError:

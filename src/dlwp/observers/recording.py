@@ -40,17 +40,23 @@ class Recording:
         self._files = {"offset": self._metrics, "audit": self._audit, "left_out": self._left_out}
         self._known_left_out: set[int] = set()
         self._aside_s = 0.0  # of the training's time, in evaluations and saves
-        self._resumed = False
+        self._ends: dict[str, int] | None = None  # of a checkpoint that the run goes on from
+        self._earlier: list[str] = []  # warnings of the processes before
         self._exit = "running"
         self._error: str | None = None
         self._last: dict[str, Any] | None = None
         self._test: dict[str, Any] | None = None
 
     def on_start(self, event: Started) -> None:
-        """Say in summary.json that the run goes on."""
-        if not self._resumed and event.step == 0:  # begun again in the same folder: there was no checkpoint yet
-            for lines in self._files.values():
-                lines.cut(0)
+        """Cut each file to where it ended when the state was saved, and say in summary.json that the run goes on.
+
+        What is cut off goes to NAME.cut.jsonl.
+        """
+        if self._ends is not None:
+            self._earlier = [str(text) for text in self._run.read_summary().get("warnings") or []]
+        if self._ends is not None or event.step == 0:  # at 0: maybe begun again, where there was no checkpoint yet
+            for name, lines in self._files.items():
+                lines.cut((self._ends or {}).get(name, 0))
         self._known_left_out = {line["sample"] for line in history.read(self._left_out.path)}
         self._note_order(event)
         self._exit, self._error, self._test = "running", None, None
@@ -75,6 +81,7 @@ class Recording:
         self._record(event, event.split, event.values)
         if event.split == "test":
             self._test = dict(event.values)
+            self._try_to_flush(event)  # who reads "done" in the summary finds every line, after a power loss too
         else:
             values = {f"{event.split}/{name}": value for name, value in event.values.items()}
             self._last = {"step": event.step, **values}
@@ -93,8 +100,7 @@ class Recording:
         self._exit = "running" if self._test_follows and event.error is None else event.exit
         self._error = None if event.error is None else str(event.error)
         try:
-            for lines in self._files.values():
-                lines.write()
+            self.flush()
             self._summarise(event)
         except OSError as error:
             text = f"{files.fault(error, self._run.path)}: the run's last numbers are not recorded"
@@ -118,11 +124,9 @@ class Recording:
         return {**ends, "aside": self._aside_s, "last": history.finite(self._last)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut each file to where it ended when the state was saved; what is cut off goes to NAME.cut.jsonl."""
-        self._resumed = True
+        """Take back where each file ended; it is cut there when the run begins."""
         self._aside_s, self._last = state["aside"], state["last"]
-        for name, lines in self._files.items():
-            lines.cut(state.get(name, 0))
+        self._ends = {name: int(state.get(name, 0)) for name in self._files}
 
     def _note_order(self, event: Started) -> None:
         """Record the order that the samples must come in, at the start and when it is another than before."""
@@ -141,6 +145,12 @@ class Recording:
             lines.write()
         except OSError as error:
             _warn(event.trainer, f"{files.fault(error, lines.path)}: lines of {lines.path.name} wait for room")
+
+    def _try_to_flush(self, event: Evaluated) -> None:
+        try:
+            self.flush()
+        except OSError as error:
+            _warn(event.trainer, f"{files.fault(error, self._run.path)}: lines wait for room")
 
     def _try_to_summarise(self, event: Started | Evaluated) -> None:
         try:
@@ -165,7 +175,9 @@ class Recording:
             "elapsed_s": round(elapsed, 3),
             "time": {name: round(seconds / total, 4) for name, seconds in trainer.times.items()} if total else {},
             "left_out": len(self._known_left_out),
-            "warnings": list(trainer.warnings),
+            "skipped_steps": progress.skipped,
+            "rollbacks": progress.rollbacks,
+            "warnings": list(dict.fromkeys([*self._earlier, *trainer.warnings])),
             "error": self._error,
         }
         self._run.update_summary(**values)

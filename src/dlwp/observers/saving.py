@@ -14,11 +14,13 @@ from pathlib import Path
 
 from dlwp import checkpoint, devices
 from dlwp.checkpoint import Snapshot
-from dlwp.errors import DataError, RunError
+from dlwp.errors import CallbackError, DataError, RunError
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder
 from dlwp.settings import Duration
 from dlwp.training.events import Ended, Evaluated, Saved, Settled, Started
+
+_STALE = ".stale-"
 
 
 class Saving:
@@ -65,7 +67,6 @@ class Saving:
         self._every_steps = 1
         self._began = clock()
         self._order: list[str] = []  # in the order of commitment, the oldest first
-        self._stale: set[str] = set()
         self._saved_step: int | None = None
         self._best_due = False
         self._kept: Snapshot | None = None  # the best step, which could not be written yet
@@ -73,19 +74,24 @@ class Saving:
         self._failed = 0
 
     def on_start(self, event: Started) -> None:
-        """Take stock of what is there; after a resume from an older checkpoint the later ones no longer count."""
+        """Take stock of what is there; after a resume from an older checkpoint the later ones no longer count.
+
+        They are renamed, so that nothing takes them for this run's, and deleted once the next one is written.
+        """
         self._began = self._clock()
         if self._every.unit != "time":
             self._every_steps = self._every.steps(event.steps_per_epoch)
         files.sweep(self._run.checkpoints)
         steps = {path.name: checkpoint.step_of(path) for path in self._run.saved()}
-        self._stale = {name for name, step in steps.items() if step > event.step}
-        self._order = sorted(steps, key=lambda name: (name not in self._stale, steps[name]))
+        stale = {name for name, step in steps.items() if step > event.step}
+        self._order = [name for name in steps if name not in stale]  # the lowest step first
         current = checkpoint.name_of(event.step)
         if current in steps:
             self._saved_step = event.step
             self._run.point("last", current)
-            self._repair_best(event.trainer.state.progress.best_step, set(steps))
+            self._repair_best(event.trainer.state.progress.best_step, set(self._order), stale)
+        for name in stale:
+            files.rename(self._run.checkpoints / name, self._run.checkpoints / f"{_STALE}{name}-{files.unique()}")
 
     def on_evaluation(self, event: Evaluated) -> None:
         """Remember that this step is the best so far."""
@@ -110,12 +116,15 @@ class Saving:
     def on_end(self, event: Ended) -> None:
         """Wait for the save that is being written; save the last step, unless it is saved or the run failed.
 
+        A run that a callback of the user's own has ended is sound: it is saved too.
+
         Raises:
             RunError: it cannot be saved.
         """
         if event.exit == "failed":
             self._finish(event, attempts=sys.maxsize)
-            return
+            if not isinstance(event.error, CallbackError) or event.step == 0:
+                return
         self._finish(event)
         if event.step != self._saved_step or self._best_due or self._kept is not None:
             self._begin(event, beside=False)
@@ -154,8 +163,6 @@ class Saving:
             taken, is_best = jobs[0].taken, jobs[0].is_best
             assert taken is not None
             name = checkpoint.name_of(taken.step)
-            if name in self._stale:
-                self._discard(name)
             path = checkpoint.write(self._run.checkpoints, taken)
             self._order = [known for known in self._order if known != name] + [name]
             self._run.point("last", name)
@@ -187,8 +194,9 @@ class Saving:
         self._failed += 1
         self._saved_step = None
         best = next((job for job in writing.jobs if job.is_best), None)
-        if best is not None and writing.copied:
-            self._kept = best.taken
+        if best is not None and best.taken is not None:
+            room = 2 * checkpoint.size(event.trainer.state) < devices.free_host_memory()
+            self._kept = best.taken if writing.copied else best.taken.copy() if room else None
         text = f"checkpoint of step {writing.jobs[0].step:,} not saved: {self._fault(writing.error, event)}"
         if self._failed >= (attempts or self._max_failed_saves):
             times = f" ({self._failed} saves in a row have failed)" if self._failed > 1 else ""
@@ -200,6 +208,9 @@ class Saving:
             kept = {*self._order[-self._keep_last :], *self._named()}
             for name in [name for name in self._order if name not in kept]:
                 self._discard(name)
+            for pattern in (f"{_STALE}*", ".broken-*"):
+                for left in self._run.checkpoints.glob(pattern):
+                    files.remove_tree(left)
         except OSError as error:
             event.trainer.warn(f"an old checkpoint stays: {files.fault(error, self._run.checkpoints)}")
         except DataError as error:  # `last` or `best` cannot be read: nothing is deleted that they may name
@@ -214,16 +225,15 @@ class Saving:
         if (self._run.checkpoints / name).exists():
             files.rename(self._run.checkpoints / name, trash)
         self._order = [known for known in self._order if known != name]
-        self._stale.discard(name)
         files.remove_tree(trash)
 
-    def _repair_best(self, step: int | None, there: set[str]) -> None:
+    def _repair_best(self, step: int | None, there: set[str], stale: set[str]) -> None:
         wanted = checkpoint.name_of(step) if step is not None and self._keep_best else None
         pointed = self._run.pointed("best")
         if wanted in there:
             if pointed is None or pointed.name != wanted:
                 self._run.point("best", wanted)
-        elif pointed is not None and pointed.name in self._stale:
+        elif pointed is not None and pointed.name in stale:
             self._run.point("best", None)
 
     def _fault(self, error: OSError | None, event: Settled | Ended) -> str:

@@ -83,7 +83,7 @@ class RunFolder:
                 _require_empty(path)
             files.probe(run.path)
             for folder in (run.checkpoints, run.plots):
-                files.make_folder(folder)
+                files.make_folders(folder)
             run.update_summary(exit="running", step=0, epoch=0)
         except OSError as error:
             raise _unwritable(path, error) from error
@@ -268,14 +268,14 @@ def find_run(text: str, outputs: Path = Path("outputs")) -> tuple[Path, Path | N
         ConfigError: there is no such run; the nearest and the newest are named.
         DataError: a pointer is damaged.
     """
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 (of an account that is not there the text stays)
     if text == "last" and not path.exists():
         path = (outputs / "latest").resolve() if (outputs / "latest").exists() else _newest(outputs, text)
         path = Path(os.path.relpath(path)) if path.is_relative_to(Path.cwd()) else path
     if is_run(path):
         return path, None
     if _STEP.fullmatch(path.name) and path.is_dir():
-        return path.parent.parent, path
+        return (path.parent.parent if path.parent.name == "checkpoints" else path.resolve().parents[1]), path
     if path.parent.name == "checkpoints" and is_run(path.parent.parent) and path.is_file():
         return path.parent.parent, RunFolder(path.parent.parent).pointed(path.name)
     raise ConfigError(_no_run(text, outputs))
@@ -345,9 +345,19 @@ def _make_given(path: Path) -> None:
 
 
 def _require_empty(path: Path) -> None:
+    if path.is_dir() and _never_began(path):
+        return
     if not path.is_dir() or any(entry.name not in (".lock", ".heartbeat") for entry in path.iterdir()):
         go_on = f"resume={shlex.quote(str(path))}, or another" if is_run(path) else "Another"
         raise ConfigError(f"'{path}' exists and is not {'empty' if path.is_dir() else 'a folder'}. {go_on} run_dir=")
+
+
+def _never_began(path: Path) -> bool:
+    """Return whether a folder is that of a run whose process died before it wrote what it is to be: its config.yaml."""
+    inside = {entry.relative_to(path).as_posix() for entry in path.rglob("*")}
+    ours = {".lock", ".heartbeat", "summary.json", "run.log", "checkpoints", "plots"}
+    died = RunFolder(path).read_summary().get("exit") == "running"
+    return died and all(name in ours or Path(name).name.startswith((".tmp-", ".probe-")) for name in inside)
 
 
 def _unwritable(path: Path, error: OSError) -> MachineError:

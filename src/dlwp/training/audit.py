@@ -29,6 +29,18 @@ def link(chain: str, indices: Tensor) -> str:
 
 
 def check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
+    """Prove what a run recorded.
+
+    Raises:
+        DataError: as `_check`, or the file is damaged.
+    """
+    try:
+        return _check(lines)
+    except (TypeError, ValueError, LookupError) as error:
+        raise DataError(f"a line of it is damaged ({type(error).__name__}: {error})") from error
+
+
+def _check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
     """Compare the chain that a run recorded with the one that its order must give.
 
     Args:
@@ -45,7 +57,10 @@ def check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
     for line in lines:
         if "order" in line:
             if order is not None:
-                raise DataError(f"from step {step:,} on the data, its batches or their order were changed by hand")
+                raise DataError(
+                    f"from step {line['step']:,} on the data, its batches or their order are others "
+                    "(resume_exact=false): nothing is proven of what follows"
+                )
             order = Order(**line["order"])
         elif order is not None:
             before = step

@@ -24,6 +24,10 @@ MAX_ROLLBACKS = 3
 """Returns to the last checkpoint before `rollback` gives up."""
 
 
+LEAST_SCALE = 2.0**-10
+"""The scale of the loss in fp16 below which it is not overflow that makes its gradients infinite."""
+
+
 class Guard:
     """Decides whether a step may be taken, by `trainer.on_nonfinite`.
 
@@ -88,8 +92,12 @@ class Guard:
         """Read a verdict that was left on the device; waits for it.
 
         Raises:
-            NonFiniteError: a step was not finite.
+            NonFiniteError: a step was not finite; or, in fp16, no step is any more.
         """
+        if self._trainer.loss_scale < LEAST_SCALE:
+            step = self._trainer.state.progress.step
+            raise NonFiniteError(f"gradients are not finite at step {step}, however small the loss is scaled (fp16)."
+                                 f"{self._way_out()}")
         if self._bad_step is not None and (step := int(self._bad_step)) >= 0:
             raise NonFiniteError(f"the loss or a gradient is not finite at step {step}.{self._way_out()}")
 
@@ -143,7 +151,16 @@ class Guard:
         progress = self._trainer.state.progress
         module = self.first_module(batch)
         where = f"; first in {module}" if module else ""
-        return NonFiniteError(f"{_word(loss)} at step {step} (epoch {progress.epoch + 1}){where}.{self._way_out()}")
+        at = f"at step {step} (epoch {progress.epoch + 1}{self._samples()})"
+        return NonFiniteError(f"{_word(loss)} {at}{where}.{self._way_out()}")
+
+    def _samples(self) -> str:
+        """Return which samples were in the batch: the first of them."""
+        indices = getattr(self._trainer.train_loader, "indices", None)
+        if indices is None:
+            return ""
+        shown = ", ".join(map(str, indices[:4].tolist()))
+        return f", samples {shown}{', ...' if len(indices) > 4 else ''}"
 
     def _way_out(self) -> str:
         rate = self._trainer.base_rate

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from torch.optim import Optimizer
 
 from dlwp.errors import ConfigError
 
-_FLOAT = "$float"
+_FLOAT, _ITEMS = "$float", "$items"
 
 
 @runtime_checkable
@@ -46,7 +47,7 @@ class Progress:
         last_values: of the last evaluation.
         skipped, rollbacks: steps left out, and returns to the last checkpoint, after a non-finite loss or gradient.
         elapsed_s: time of training in earlier processes.
-        chain: hash over the sample indices of all steps (`training.audit`).
+        chain: hash over the sample indices of all steps (`training.audit`). order: that they are to come in.
         total_steps, cycles: the length of the run, and what the schedule makes of it (`training.rates`).
         pieces: those that a batch is cut into since memory ran out, 0 if it never did.
     """
@@ -64,6 +65,7 @@ class Progress:
     rollbacks: int = 0
     elapsed_s: float = 0.0
     chain: str = ""
+    order: dict[str, Any] = field(default_factory=dict)
     total_steps: int = 0
     cycles: list[list[int]] = field(default_factory=list)
     pieces: int = 0
@@ -155,23 +157,46 @@ class TrainState:
 
     def record(self) -> dict[str, Any]:
         """Return all that is not a tensor, fit for JSON."""
-        stateful = {name: _jsonable(part.state_dict()) for name, part in self._stateful.items()}
-        return {"progress": dataclasses.asdict(self.progress), "stateful": stateful}
+        stateful = {}
+        for name, part in self._stateful.items():
+            try:
+                stateful[name] = _jsonable(part.state_dict())
+            except TypeError as error:
+                raise ConfigError(f"the state of {name} cannot be saved: {error}") from error
+        progress = _jsonable(dataclasses.asdict(self.progress))
+        return {"progress": progress, "stateful": stateful, "classes": self._classes()}
 
-    def load(self, tensors: dict[str, Any], record: dict[str, Any]) -> None:
+    def load(self, tensors: dict[str, Any], record: dict[str, Any], *, exact: bool = True) -> list[str]:
         """Take back what `tensors` and `record` gave.
 
+        Args:
+            exact: refuse the state of another optimizer or scheduler; else begin theirs anew.
+
+        Returns:
+            What was begun anew.
+
         Raises:
-            ConfigError: the weights are of another model.
+            ConfigError: the weights are of another model, or the state of another optimizer or scheduler.
         """
         load_weights(self.model, tensors["model"])
-        self._load_optimizer(tensors["optimizer"])
-        if self.averaged is not None and "ema" in tensors:
-            self.averaged.load_state_dict(tensors["ema"])
-        self.progress = Progress(**record["progress"])
+        if self.averaged is not None:
+            self.averaged.load_state_dict(tensors.get("ema", tensors["model"]))
+        former = record.get("classes", {})
+        anew = {name: now for name, now in self._classes().items() if former.get(name, now) != now}
+        changes = [f"{name} {former[name]} → {now}" for name, now in anew.items()]
+        if changes and exact:
+            raise ConfigError(f"the checkpoint is of another {', '.join(changes)}. If you mean it: resume_exact=false")
+        if "optimizer" not in anew:
+            self._load_optimizer(tensors["optimizer"])
+        self.progress = Progress(**_from_json(record["progress"]))
         for name, part in self._stateful.items():
-            if name in record["stateful"]:
+            if name in record["stateful"] and name not in anew:
                 part.load_state_dict(_from_json(record["stateful"][name]))
+        return [f"{change}: begun anew (resume_exact=false)" for change in changes]
+
+    def _classes(self) -> dict[str, str]:
+        parts = {"optimizer": self.optimizer, "scheduler": self._stateful.get("scheduler")}
+        return {name: type(part).__name__ for name, part in parts.items() if part is not None}
 
     def _optimizer_by_name(self) -> dict[str, Any]:
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
@@ -240,20 +265,33 @@ def _shape(tensors: dict[str, Tensor], name: str) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, Tensor):
+    """Return containers of JSON values from which `_from_json` makes the same again, keys that are no text included.
+
+    Raises:
+        TypeError: something is of another kind.
+    """
+    if isinstance(value, Tensor) or type(value).__module__ == "numpy":
         return _jsonable(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return {_FLOAT: str(value)}  # JSON has no infinity, and the best value of a plateau scheduler begins with it
     if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items() if not callable(item)}
-    if isinstance(value, list | tuple):
+        items = {key: _jsonable(item) for key, item in value.items() if not callable(item)}
+        if all(isinstance(key, str) for key in items):
+            return items
+        return {_ITEMS: [[_jsonable(key), item] for key, item in items.items()], "counts": isinstance(value, Counter)}
+    if isinstance(value, list | tuple | set | frozenset | deque):
         return [_jsonable(item) for item in value]
-    return value
+    if value is None or isinstance(value, str | int | float):
+        return value
+    raise TypeError(f"{type(value).__name__} is neither a number, a text, a tensor nor a container of those")
 
 
 def _from_json(value: Any) -> Any:
     if isinstance(value, dict):
         if set(value) == {_FLOAT}:
             return float(value[_FLOAT])
+        if set(value) == {_ITEMS, "counts"}:
+            items = {_from_json(key): _from_json(item) for key, item in value[_ITEMS]}
+            return Counter(items) if value["counts"] else items
         return {key: _from_json(item) for key, item in value.items()}
     return [_from_json(item) for item in value] if isinstance(value, list) else value

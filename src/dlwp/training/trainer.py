@@ -8,9 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import sys
 import time
-import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,11 +18,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlwp import devices, randomness
-from dlwp.errors import CallbackError, RunError
+from dlwp.errors import DataError, RunError
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import link
 from dlwp.training.batches import Loader, StepFunction, is_pair, size_of, split_result, supervised_step, weight_of
+from dlwp.training.dispatch import Dispatch
 from dlwp.training.evaluation import evaluate
 from dlwp.training.nonfinite import Guard
 from dlwp.training.pieces import Pieces
@@ -109,15 +108,10 @@ class Trainer:
         self._confusion = confusion
         self.tally = Tally(metrics or {}, self.device)
         self.guard = Guard(self)
-        self._failures: dict[int, int] = {}
         self._stop: events.Stop | None = None
         self._began = 0.0
         self._window_began = self._epoch_began = (0.0, 0)  # time, samples
-        self._hooks: dict[str, list[tuple[Any, Any]]] = {name: [] for name in events.HOOKS}
-        for part in self.observers:
-            for name, hooks in self._hooks.items():
-                if callable(hook := getattr(part, name, None)):
-                    hooks.append((part, hook))
+        self._dispatch = Dispatch(self.observers, self.warn)
         self._rates = Rates(optimizer, scheduler, scheduler_interval, self.settings.extend)
         averaged = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
         stateful: dict[str, Stateful] = {"tally": self.tally}
@@ -144,6 +138,7 @@ class Trainer:
         try:
             self._settle()  # what a cut left undone
             while self._stop is None and progress.step < self.total_steps:
+                before = progress.step
                 self.model.train()
                 for batch in self._timed(train.epoch(progress.epoch, progress.position)):
                     loss = self._forward_and_backward(batch)
@@ -151,6 +146,8 @@ class Trainer:
                     self._settle()
                     if self._stop is not None or progress.step >= self.total_steps:
                         break
+                if self._stop is None and progress.step == before:
+                    raise DataError(f"the data gave no batch {progress.position + 1} in epoch {progress.epoch + 1}")
         except BaseException as error:  # any error: observers are told that the run failed, then it goes on its way
             self._end("failed", error)
             raise
@@ -210,7 +207,7 @@ class Trainer:
         progress.samples += size_of(batch)
         progress.pending = self._what_follows()
         self._spend("model", started)
-        if self._hooks["on_step"]:
+        if self._dispatch.is_heard("on_step"):
             self.emit(events.StepEnded(self, progress.step, progress.epoch, loss, size_of(batch)))
 
     def _gradient_norm(self, loss: Tensor) -> Tensor:
@@ -361,7 +358,10 @@ class Trainer:
     def _begin(self, train: Loader, val: Loader | None) -> Any:
         settings, progress = self.settings, self.state.progress
         self.steps_per_epoch = len(train)
-        self.total_steps = min(settings.epochs * len(train), settings.max_steps or sys.maxsize)
+        self.total_steps = settings.total_steps(len(train))
+        if changed := self.order_changes(train):
+            raise DataError(f"the training data is not that of the run: {', '.join(changed)}")
+        progress.order = dict(getattr(getattr(train, "order", None), "options", {}))
         self.train_loader, self._val = train, val
         self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -384,47 +384,37 @@ class Trainer:
             self.say(f"extended {extended}")
         return progress
 
+    def order_changes(self, train: Loader) -> list[str]:
+        """Return how the order of the samples differs from that of the run so far, nothing where it does not."""
+        now = getattr(getattr(train, "order", None), "options", {})
+        before = self.state.progress.order
+        return [f"{name} {was} → {now[name]}" for name, was in before.items() if now.get(name, was) != was]
+
+    def begin_epoch_anew(self) -> None:
+        """Drop what was done of the current epoch: the next step is the first of an epoch, maybe of other data."""
+        progress = self.state.progress
+        progress.position, progress.order = 0, {}
+        self.tally.reset()
+
     def _end(self, exit_word: str, error: BaseException | None) -> Outcome:
         progress = self.state.progress
         if self.settings.detect_anomaly:
             torch.autograd.set_detect_anomaly(False)
         self._stop = None
-        record = events.Ended(self, progress.step, progress.epoch, exit_word, error, dict(self.times))
-        self.emit(record)
+        try:
+            self.emit(events.Ended(self, progress.step, progress.epoch, exit_word, error, dict(self.times)))
+        except Exception as failure:  # any error: of an observer; the one that ended the run is what is raised
+            if error is None:
+                raise
+            self.warn(str(failure))
         return Outcome(exit_word, progress.step, progress.epoch, dict(progress.last_values))
 
     def emit(self, record: Any) -> None:
         """Give a record to every observer that has its hook; take a `Stop` from what they return."""
         if isinstance(record, events.Saved):
             self.guard.keep()
-        for part, hook in list(self._hooks[record.hook]):
-            try:
-                answer = hook(record)
-            except (Exception, SystemExit) as error:  # any error: a watcher must not end the run, a callback is told
-                self._observer_failed(part, record.hook, error)
-                continue
-            self._failures.pop(id(part), None)
-            if isinstance(answer, events.Stop) and self._stop is None:
-                self._stop = answer
-
-    def _observer_failed(self, part: Any, hook_name: str, error: Exception | SystemExit) -> None:
-        name = type(part).__name__
-        if getattr(part, "watcher", False):
-            count = self._failures[id(part)] = self._failures.get(id(part), 0) + 1
-            step = self.state.progress.step
-            if count == 1:
-                self.warn(f"{name} failed at step {step}: {type(error).__name__}: {error}; training goes on")
-            if count == 3:
-                self.warn(f"{name} failed 3 times in a row and was switched off (at step {step})")
-                for hooks in self._hooks.values():
-                    hooks[:] = [entry for entry in hooks if entry[0] is not part]
-            return
-        if type(part).__module__.partition(".")[0] == "dlwp":
-            raise error
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        raise CallbackError(
-            f"callback {name}.{hook_name} failed at {frame.filename}:{frame.lineno}: {type(error).__name__}: {error}"
-        ) from error
+        stop = self._dispatch.emit(record, self.state.progress.step)
+        self._stop = self._stop or stop
 
     def warn(self, text: str) -> None:
         """Note a warning, and say it through the observers that can."""
@@ -457,6 +447,11 @@ class Trainer:
     def base_rate(self) -> float:
         """The rate before the schedule's factor."""
         return self._rates.base
+
+    @property
+    def loss_scale(self) -> float:
+        """The factor on the loss in fp16, else 1; waits for the device."""
+        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
 
     @property
     def elapsed_s(self) -> float:
