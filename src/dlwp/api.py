@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlwp import resuming
+from dlwp.config import check
 from dlwp.errors import CallbackError, ConfigError, DataError, DlwpError, MachineError, RunError
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own, point_latest
@@ -99,8 +100,6 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     if config.resume is not None:
         checkpoint, found = resuming.find_checkpoint(run, named, fallback=config.values["resume_fallback"])
         notes, died = [*notes, *found], resuming.word_of_death(run)
-    from dlwp.config import check
-
     is_finished = checkpoint is not None and named is None and run.read_summary().get("exit") == "done"
     if is_finished and not any(check.split(word)[1] in _LENGTHS for word in config.words):
         return _say_finished(run, config, console)
@@ -162,17 +161,13 @@ def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | 
 def _name_of(config: Config, group: str) -> str:
     """Return the group's chosen option, else the name of the class."""
     target = str((config.values.get(group) or {}).get("_target_", group))
-    return config.choices.get(group) or target.rpartition(".")[2]
+    is_typed = any(check.split(word)[1] == f"{group}._target_" for word in config.typed)
+    return (not is_typed and config.choices.get(group)) or target.rpartition(".")[2]
 
 
 def _say_finished(run: RunFolder, config: Config, console: Console) -> Run:
-    summary = run.read_summary()
-    step, epoch = int(summary["step"]), int(summary["epoch"])
-    go_on = resuming.command(
-        run.path, config.trusted, resuming.longer(config.values["trainer"], "done", step, epoch)
-    )
-    console.say(f"{run.path} is finished ({epoch} epochs, {step:,} steps). To go on: {go_on}")
-    return Run(run.path, summary)
+    console.say(resuming.word_of_end(run, config.values["trainer"], config.trusted))
+    return Run(run.path, run.read_summary())
 
 
 def _build(config: Config, *, for_training: bool = True) -> Parts:
@@ -236,7 +231,7 @@ def _observers(
     from dlwp.observers.recording import Recording
     from dlwp.observers.saving import Saving
     from dlwp.observers.stopping import MaxTime, Patience
-    from dlwp.observers.tensorboard import TensorBoard
+    from dlwp.observers.tensorboard import TensorBoard, flat
     from dlwp.parts import Trust, instantiate
     from dlwp.settings import Duration
 
@@ -247,7 +242,7 @@ def _observers(
     if settings.max_time is not None:
         observers.append(MaxTime(Duration.parse(settings.max_time).value))
     if logger["tensorboard"]:
-        hparams = {**_flat(config.stored), **parts.decided(stored_only=True)}
+        hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
         observers.append(
             TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std)
@@ -269,17 +264,6 @@ def _observers(
         )
     )  # fmt: skip
     return observers
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted key -> value for the values that are plain: hyperparameters as TensorBoard takes them."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str | int | float | bool) and key not in ("run_dir", "resume"):
-            found[f"{prefix}{key}"] = value
-    return found
 
 
 def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> bool:
@@ -378,6 +362,7 @@ def audit(run: str) -> str:
     Raises:
         DataError: it was not so, or nothing is recorded. ConfigError: no such run.
     """
+    from dlwp import report
     from dlwp.runs import history
     from dlwp.training.audit import check
 
@@ -386,18 +371,7 @@ def audit(run: str) -> str:
         steps, epochs, samples = check(history.read(path / "audit.jsonl"))
     except DataError as error:
         raise DataError(f"{path / 'audit.jsonl'}: {error}") from error
-    whole = f"each of {samples:,} samples exactly once in each of {epochs} epochs" if epochs else "no epoch is whole"
-    summary = RunFolder(path).read_summary()
-    exceptions = [
-        f"{summary[key]} {what}"
-        for key, what in (
-            ("left_out", "samples could not be read and others took their places (left_out.jsonl)"),
-            ("skipped_steps", "steps were left out, their loss was not finite"),
-            ("rollbacks", "times the weights went back to a checkpoint"),
-        )
-        if summary.get(key)
-    ]
-    return f"{steps:,} steps are those of the order of seed and epoch: {'; but '.join([whole, *exceptions])}"
+    return report.audit_line(steps, epochs, samples, RunFolder(path).read_summary())
 
 
 def _dry_run(config: Config) -> Run:

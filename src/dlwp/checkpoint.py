@@ -162,7 +162,12 @@ def _copy(tensor: Tensor) -> Tensor:
 def _contents(taken: Snapshot) -> dict[str, bytes]:
     contents = {}
     for group, tensors in taken.tensors.items():
-        plain = {name: _copy(one) if _is_part(one) else one.cpu().contiguous() for name, one in tensors.items()}
+        plain: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name, tensor in tensors.items():
+            shared = _is_part(tensor) or tensor.untyped_storage().data_ptr() in seen
+            seen.add(tensor.untyped_storage().data_ptr())
+            plain[name] = _copy(tensor) if shared else tensor.cpu().contiguous()
         contents[f"{group}.safetensors"] = safetensors.torch.save(plain, metadata={"format": "pt"})
     contents["state.json"] = (json.dumps(taken.record, indent=1, allow_nan=False) + "\n").encode()
     contents["config.yaml"] = taken.config_text.encode()
@@ -170,9 +175,8 @@ def _contents(taken: Snapshot) -> dict[str, bytes]:
 
 
 def _is_part(tensor: Tensor) -> bool:
-    """Return whether a tensor is a view into memory that it may share with others, or one that is conjugated lazily."""
-    own = tensor.untyped_storage().nbytes() == tensor.nbytes
-    return not own or tensor._is_view() or tensor.is_conj() or tensor.is_neg()
+    """Return whether a tensor is a part of some memory, or is conjugated or negated only when it is read."""
+    return tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.is_conj() or tensor.is_neg()
 
 
 def _flatten(nested: Any, path: str, tensors: dict[str, Tensor]) -> Any:

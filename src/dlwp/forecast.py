@@ -92,7 +92,7 @@ def _num_checkpoints(parts: Parts) -> int:
 def _checkpoint_bytes(parts: Parts) -> int:
     """Return the size of a checkpoint's tensors; of an optimizer that took no step yet by what its groups say."""
     assert parts.optimizer is not None
-    weights = sum(tensor.nbytes for tensor in parts.model.state_dict().values())
+    weights = sum(tensor.nbytes for tensor in parts.model.state_dict().values() if isinstance(tensor, torch.Tensor))
     kept = [tensor for values in parts.optimizer.state.values() for tensor in values.values()]
     moments = sum(tensor.nbytes for tensor in kept if isinstance(tensor, torch.Tensor))
     if not kept:

@@ -172,6 +172,18 @@ def next_lines(folder: Path, resume: str) -> list[str]:
     ]
 
 
+def audit_line(steps: int, epochs: int, samples: int, summary: dict[str, Any]) -> str:
+    """Return what an audit has proven, and what the run says itself that it left out."""
+    whole = f"each of {samples:,} samples exactly once in each of {epochs} epochs" if epochs else "no epoch is whole"
+    exceptions = {
+        "left_out": "samples could not be read and others took their places (left_out.jsonl)",
+        "skipped_steps": "steps were left out, their loss was not finite",
+        "rollbacks": "times the weights went back to a checkpoint",
+    }
+    told = [f"{summary[key]} {what}" for key, what in exceptions.items() if summary.get(key)]
+    return f"{steps:,} steps are those of the order of seed and epoch: {'; but '.join([whole, *told])}"
+
+
 def _reasoned(value: str, reason: str) -> str:
     return f"{value} ({reason})" if reason else value
 

@@ -81,6 +81,14 @@ def longer(settings: Mapping[str, Any], exit: str, step: int, epoch: int) -> lis
     return [f"trainer.max_steps={2 * step}" if most is not None and step >= most else f"trainer.epochs={2 * epoch}"]
 
 
+def word_of_end(run: RunFolder, settings: Mapping[str, Any], trusted: Sequence[str]) -> str:
+    """Return what to tell of a run that is finished: how long it was, and the command that makes it longer."""
+    summary = run.read_summary()
+    step, epoch = int(summary["step"]), int(summary["epoch"])
+    go_on = command(run.path, trusted, longer(settings, "done", step, epoch))
+    return f"{run.path} is finished ({epoch} epochs, {step:,} steps). To go on: {go_on}"
+
+
 def refuse_shorter(run: Path, step: int, total_steps: int, settings: Mapping[str, Any]) -> None:
     """Refuse a length that a run is past already.
 

@@ -132,3 +132,56 @@ def test_averages_that_begin_at_a_resume_begin_with_its_weights() -> None:
     averaged = AveragedWeights(model, 0.999)
     TrainState(model, torch.optim.SGD(model.parameters()), averaged=averaged).load(tensors, saved.record())
     assert torch.equal(averaged.parameters["weight"], tensors["model"]["weight"])
+
+
+class Keeping(torch.optim.SGD):
+    """Keeps a number of its own in its groups, as Prodigy does."""
+
+    def __init__(self, params: Any, lr: float = 0.1, d: float = 1.0) -> None:
+        super().__init__(params, lr)
+        for group in self.param_groups:
+            group["d"] = d
+
+
+def test_what_an_optimizer_keeps_in_its_groups_comes_back_unless_it_is_given_anew() -> None:
+    def make(d: float = 1.0, lr: float = 0.1) -> TrainState:
+        model = nn.Linear(2, 2)
+        return TrainState(model, Keeping(model.parameters(), lr, d))
+
+    saved = make()
+    saved.optimizer.param_groups[0]["d"] = 7.0
+    again, other = make(lr=0.2), make(d=2.0)
+    for state in (again, other):
+        state.load(saved.tensors(), saved.record())
+    assert (again.optimizer.param_groups[0]["d"], again.optimizer.param_groups[0]["lr"]) == (7.0, 0.2)
+    assert other.optimizer.param_groups[0]["d"] == 2.0
+
+
+def test_tensors_of_a_callback_come_back_as_tensors(tmp_path: Path) -> None:
+    class Mine:
+        def __init__(self) -> None:
+            self.mean: Any = {1: torch.zeros(3)}
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"mean": self.mean, "count": 2}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.mean = state["mean"]
+
+    model = nn.Linear(2, 2)
+    mine, again = Mine(), Mine()
+    mine.mean[1] += 5
+    saved, fresh = (
+        TrainState(model, torch.optim.SGD(model.parameters()), others={"Mine": one}) for one in (mine, again)
+    )
+    fresh.load(*checkpoint.load(checkpoint.save(tmp_path, 1, saved, "")))
+    assert torch.equal(again.mean[1], torch.full((3,), 5.0))
+
+
+def test_tensors_that_share_memory_in_part_are_saved(tmp_path: Path) -> None:
+    model = nn.Linear(4, 4)
+    model.register_buffer("head", model.weight.detach()[:2])
+    model.register_buffer("flat", model.weight.detach().view(-1))
+    tensors, _ = checkpoint.load(checkpoint.save(tmp_path, 1, TrainState(model, torch.optim.SGD([model.bias])), ""))
+    for name in ("weight", "head", "flat"):
+        assert torch.equal(tensors["model"][name], model.state_dict()[name])

@@ -154,6 +154,8 @@ def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name:
         ConfigError: no such folder, config or run; or a group is chosen in a replay.
     """
     rest, resume, notes = _take_resume(words)
+    if resume is not None and (config_dir is not None or config_name != "train"):
+        notes.append("--config-dir and --config-name have no effect with resume=: the run's own config counts")
     catalog = Catalog(resume or config_dir)
     primary = "config" if resume else config_name.removesuffix(".yaml")
     folder = resume or config_dir
@@ -289,7 +291,7 @@ def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None, list[str
 
     run, checkpoint = find_run(os.path.expanduser(named[0]))  # noqa: PTH111 ("last" is no path)
     notes: list[str] = []
-    if checkpoint is not None and "resume_fallback=true" in rest:
+    if checkpoint is not None and "resume_fallback=true" in [word.lower() for word in rest]:
         checkpoint, notes = manifest.instead_of(checkpoint)
     elif checkpoint is not None:
         manifest.verified(checkpoint, "config.yaml")

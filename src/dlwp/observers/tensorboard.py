@@ -221,3 +221,14 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, int | floa
         else:
             flat[f"{prefix}{key}"] = value if isinstance(value, int | float | str) else str(value)
     return flat
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted key -> value for the values that are plain: hyperparameters as TensorBoard takes them."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str | int | float | bool) and key not in ("run_dir", "resume"):
+            found[f"{prefix}{key}"] = value
+    return found

@@ -112,7 +112,7 @@ def read_regular(path: Path, limit: int) -> bytes:
             raise OSError(errno.EINVAL, "it is not a regular file", str(path))
         if status.st_size > limit:
             raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, at most {limit:,} are expected", str(path))
-        return file.read(limit)
+        return file.read(min(limit, status.st_size + 1))
 
 
 def open_part(path: Path, offset: int) -> BinaryIO:

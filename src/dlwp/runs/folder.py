@@ -277,7 +277,10 @@ def find_run(text: str, outputs: Path = Path("outputs")) -> tuple[Path, Path | N
     if _STEP.fullmatch(path.name) and path.is_dir():
         return (path.parent.parent if path.parent.name == "checkpoints" else path.resolve().parents[1]), path
     if path.parent.name == "checkpoints" and is_run(path.parent.parent) and path.is_file():
-        return path.parent.parent, RunFolder(path.parent.parent).pointed(path.name)
+        checkpoint = RunFolder(path.parent.parent).pointed(path.name)
+        if checkpoint is None:
+            raise ConfigError(f"'{text}' names a checkpoint that is not there. resume={path.parent.parent}")
+        return path.parent.parent, checkpoint
     raise ConfigError(_no_run(text, outputs))
 
 

@@ -141,6 +141,7 @@ class TrainState:
         self.optimizer = optimizer
         self.averaged = averaged
         self.progress = Progress()
+        self._given = [_options(group) for group in optimizer.param_groups]
         self._scheduler_owns_rates = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
         self._stateful: dict[str, Stateful] = dict(others or {})
         if isinstance(scheduler, Stateful):
@@ -153,6 +154,10 @@ class TrainState:
         groups: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self._optimizer_by_name()}
         if self.averaged is not None:
             groups["ema"] = self.averaged.state_dict(self.model)
+        own = {name: part for name, part in self._stateful.items() if _is_own(part)}
+        others = {name: _jsonable(part.state_dict(), keep=True) for name, part in own.items()}
+        if others := {name: nested for name, nested in others.items() if _holds_tensors(nested)}:
+            groups["others"] = others
         return groups
 
     def record(self) -> dict[str, Any]:
@@ -179,6 +184,7 @@ class TrainState:
             ConfigError: the weights are of another model, or the state of another optimizer or scheduler.
         """
         load_weights(self.model, tensors["model"])
+        stateful = {**record["stateful"], **tensors.get("others", {})}
         if self.averaged is not None:
             self.averaged.load_state_dict(tensors.get("ema", tensors["model"]))
         former = record.get("classes", {})
@@ -190,8 +196,8 @@ class TrainState:
             self._load_optimizer(tensors["optimizer"])
         self.progress = Progress(**_from_json(record["progress"]))
         for name, part in self._stateful.items():
-            if name in record["stateful"] and name not in anew:
-                part.load_state_dict(_from_json(record["stateful"][name]))
+            if name in stateful and name not in anew:
+                part.load_state_dict(_from_json(stateful[name]))
         return [f"{change}: begun anew (resume_exact=false)" for change in changes]
 
     def _classes(self) -> dict[str, str]:
@@ -206,9 +212,9 @@ class TrainState:
             if id(parameter) in names
         }
         groups = []
-        for group in self.optimizer.param_groups:
-            options = {key: value for key, value in group.items() if key != "params"}
-            groups.append({**options, "params": [names[id(parameter)] for parameter in group["params"]]})
+        for group, given in zip(self.optimizer.param_groups, self._given, strict=True):
+            members = [names[id(parameter)] for parameter in group["params"]]
+            groups.append({**_options(group), "params": members, "given": given})
         return {"state": state, "groups": groups}
 
     def _load_optimizer(self, saved: dict[str, Any]) -> None:
@@ -226,10 +232,35 @@ class TrainState:
             number[id(parameters[name])]: {key: _laid_out_as(parameters[name], value) for key, value in values.items()}
             for name, values in saved["state"].items()
         }
-        if self._scheduler_owns_rates:  # rates and momenta are the scheduler's state; else they follow from the config
-            for packed, stored in zip(current["param_groups"], saved["groups"], strict=True):
-                packed |= {key: value for key, value in stored.items() if key != "params"}
+        for packed, stored, given in zip(current["param_groups"], saved["groups"], self._given, strict=True):
+            # what an optimizer keeps in its groups is state, as rates are that of a scheduler of torch's; but what the
+            # config gives otherwise than before counts
+            former = stored.get("given", given if self._scheduler_owns_rates else {})
+            packed |= {
+                key: value for key, value in _options(stored).items()
+                if key not in given or (key in former and _is_same(given[key], former[key]))
+            }  # fmt: skip
         self.optimizer.load_state_dict(current)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "given")}
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Return whether an option is what was saved of it: tuples come back as lists."""
+    return bool(_jsonable(one) == _jsonable(other))
+
+
+def _is_own(part: Any) -> bool:
+    """Return whether a part is the user's own: dlwp's keep no tensors in their states."""
+    return type(part).__module__.partition(".")[0] not in ("dlwp", "torch")
+
+
+def _holds_tensors(nested: Any) -> bool:
+    if isinstance(nested, dict | list):
+        return any(_holds_tensors(item) for item in (nested.values() if isinstance(nested, dict) else nested))
+    return isinstance(nested, Tensor)
 
 
 def load_weights(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -261,26 +292,32 @@ def _laid_out_as(parameter: Tensor, value: Any) -> Any:
 
 
 def _shape(tensors: dict[str, Tensor], name: str) -> str:
-    return str(list(tensors[name].shape)) if name in tensors else "none"
+    found = tensors.get(name)
+    return "none" if name not in tensors else str(list(found.shape)) if isinstance(found, Tensor) else "its own state"
 
 
-def _jsonable(value: Any) -> Any:
+def _jsonable(value: Any, keep: bool = False) -> Any:
     """Return containers of JSON values from which `_from_json` makes the same again, keys that are no text included.
+
+    Args:
+        value: containers of numbers, texts and tensors. keep: leave tensors as they are, else they become lists.
 
     Raises:
         TypeError: something is of another kind.
     """
+    if isinstance(value, Tensor) and keep:
+        return value
     if isinstance(value, Tensor) or type(value).__module__ == "numpy":
         return _jsonable(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return {_FLOAT: str(value)}  # JSON has no infinity, and the best value of a plateau scheduler begins with it
     if isinstance(value, dict):
-        items = {key: _jsonable(item) for key, item in value.items() if not callable(item)}
+        items = {key: _jsonable(item, keep) for key, item in value.items() if not callable(item)}
         if all(isinstance(key, str) for key in items):
             return items
         return {_ITEMS: [[_jsonable(key), item] for key, item in items.items()], "counts": isinstance(value, Counter)}
     if isinstance(value, list | tuple | set | frozenset | deque):
-        return [_jsonable(item) for item in value]
+        return [_jsonable(item, keep) for item in value]
     if value is None or isinstance(value, str | int | float):
         return value
     raise TypeError(f"{type(value).__name__} is neither a number, a text, a tensor nor a container of those")
