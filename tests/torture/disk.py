@@ -10,6 +10,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,9 @@ def ended(folder: Path, path: Path, observers: list[Any], **options: Any) -> tup
         except DlwpError as error:
             told.warn(str(error))
             os._exit(error.exit_code)
+        except kit.Broken as error:  # of an observer that looks on
+            told.warn(str(error))
+            raise
 
     status = forked(job)
     count = len(saved.read_text().split()) if saved.exists() else 0
@@ -97,12 +101,15 @@ def ended(folder: Path, path: Path, observers: list[Any], **options: Any) -> tup
 
 
 def failing(how: str, *, lasting: bool, start: int = 1, stride: int = 1, patch: Patch | None = None) -> Trial:
-    """Return the try of the small run whose disk fails at call start, start + stride... of steps 3 to 6."""
+    """Return the try of the small run whose disk fails at call start, start + stride... of steps 3 to 6.
+
+    What `patch` breaks of dlwp is broken only after the clean run.
+    """
 
     def do(folder: Path) -> int:
+        expected = clean_weights(folder, epochs=5)
         if patch is not None:
             patch()
-        expected = clean_weights(folder, epochs=5)
         at, tries = start, 0
         while True:
             path, met = folder / "run", folder / "met"
@@ -292,18 +299,21 @@ def warned_at_the_start() -> Trial:
 
 
 def keep_junk() -> None:
-    """Break dlwp: what a failed save leaves is not removed."""
+    """Break dlwp: what a failed save leaves is not removed; all else is."""
     from dlwp.runs import files
 
-    files.remove_tree = lambda path: None
-    files.remove = lambda path: None
+    def sparing(remove: Callable[[Path], None]) -> Callable[[Path], None]:
+        return lambda path: None if path.name.startswith(".tmp-") else remove(path)
+
+    files.remove_tree = sparing(files.remove_tree)
+    files.remove = sparing(files.remove)
 
 
 def torn() -> None:
     """Break dlwp: a line that was written by half is left so."""
     from dlwp.runs import files
 
-    def append_line(path: Path, text: str) -> int:
+    def append_line(path: Path, text: str, at: int | None = None) -> int:
         descriptor = files.os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         files.os.write(descriptor, text.encode() + b"\n")
         files.os.close(descriptor)
@@ -319,14 +329,19 @@ def last_chance() -> None:
     Saving.__init__.__kwdefaults__["max_failed_saves"] = 1  # type: ignore[index]
 
 
-def patched(trial: Trial, name: str, patch: Patch) -> Trial:
-    """Return a try with something of dlwp broken first, as a control."""
+def patched(trial: Trial, name: str, patch: Patch, breaks: str) -> Trial:
+    """Return a try with something of dlwp broken first, as a control; `breaks` is what it must break with."""
 
     def do(folder: Path) -> int | None:
         patch()
         return trial.do(folder)
 
-    return Trial(name, do, trial.limit_s)
+    return Trial(name, do, trial.limit_s, breaks)
+
+
+def control(name: str, patch: Patch, breaks: str, how: str = "ENOSPC", **options: int) -> Trial:
+    """Return the try of a failing disk with something of dlwp broken after the clean run, as a control."""
+    return replace(failing(how, lasting=False, patch=patch, **options), name=name, breaks=breaks)
 
 
 # -------------------------------------------------------------------------------------------------------- the whole
@@ -345,11 +360,10 @@ def _full_trials(scale: Scale) -> list[Trial]:
 
 
 def _full_controls(scale: Scale) -> list[Trial]:
-    once = failing("ENOSPC", lasting=False, start=12, stride=2)
     return [
-        patched(once, "junk is left", keep_junk),
-        patched(once, "one failed save ends the run", last_chance),
-        patched(failing("short", lasting=False), "half a line is left", torn),
+        control("junk is left", keep_junk, r"left behind: \[.*\.tmp-", start=12, stride=2),
+        control("one failed save ends the run", last_chance, "the run ended with 5: ", start=12, stride=2),
+        control("half a line is left", torn, "metrics.jsonl is torn", how="short"),
     ]
 
 

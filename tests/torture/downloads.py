@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,11 +270,20 @@ def _without_locks() -> None:
 def _without_ranges() -> None:
     from dlwp.data import downloads
 
-    downloads._validator_of = lambda part: part.with_name(f"never-{time.time_ns()}")  # type: ignore[assignment]
+    request = downloads.Request
+
+    def whole(url: str, headers: dict[str, str]) -> Any:
+        return request(url, headers={name: value for name, value in headers.items() if name != "Range"})
+
+    downloads.Request = whole  # type: ignore[assignment,misc]
 
 
 def _controls(scale: Scale) -> list[Trial]:
-    return [fault("wrong bytes", _believe), shared(4, _without_locks), cut(scale, 2, _without_ranges)]
+    return [
+        replace(fault("wrong bytes", _believe), breaks="does not verify got the final name"),
+        replace(shared(4, _without_locks), breaks="bytes were sent, one body has|ended with"),
+        replace(cut(scale, 2, _without_ranges), breaks="bytes sent: not gone on with"),
+    ]
 
 
 PROMISES = [Promise(15, "downloads", "A download is used only when complete and verified.", _trials, _controls)]

@@ -10,6 +10,7 @@ import fcntl
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -71,11 +72,13 @@ class Trial:
         do: called in an empty folder of its own, which it also gets; raises `Broken` where the promise does not hold,
             `Skipped` where it cannot be tried. Returns how many tries it was (None: one).
         limit_s: after so long it has failed.
+        breaks: of a control, what it must break with (a regular expression), so that it breaks for its own reason.
     """
 
     name: str
     do: Callable[[Path], int | None]
     limit_s: float = 180.0
+    breaks: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,10 +164,11 @@ def run(
             result.skipped.append((trial.name, text))
             result.controls -= trial in controls
         elif trial in controls:
-            result.controls_broke += kind == "broken"
-            if kind != "broken":
-                why = text or "held although its protection was off"
-                result.failures.append((f"control: {trial.name}", why))
+            if kind == "broken" and re.search(trial.breaks, text):
+                result.controls_broke += 1
+            else:
+                why = f"broke, but not with {trial.breaks!r}: {text}" if kind == "broken" else text
+                result.failures.append((f"control: {trial.name}", why or "held although its protection was off"))
         else:
             result.tries += tries
             if kind != "kept":

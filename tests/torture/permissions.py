@@ -11,7 +11,7 @@ from typing import Any
 
 from torture import mounts
 from torture.commands import fail, records, succeed
-from torture.disk import RUN, During, ended, failing, last_chance, patched, three_in_a_row
+from torture.disk import RUN, During, control, ended, failing, last_chance, patched, three_in_a_row
 from torture.kit import Promise, Scale, Skipped, Trial, require, require_equal
 from torture.small_run import clean_weights, forked, require_nothing_left, require_whole
 
@@ -75,7 +75,7 @@ def refused(how: str, fresh: bool = False) -> Trial:
             said = fail(4, *words, **options)
             require(str(place) in said and "run_dir=" in said, f"the folder is not named: {said}")
         said = fail(4, f"resume={place}/run", "trainer.epochs=6", **options)
-        require(f"{place}/run" in said, f"the run is not named: {said}")
+        require(f"'{place}/run' (" in said and "run_dir=" in said, f"found out only when something was written: {said}")
         before = _listing(place)
         said = succeed(f"checkpoint={place}/run", name="evaluate", **options)
         require("accuracy" in said, f"nothing was measured: {said}")
@@ -172,9 +172,9 @@ def private() -> None:
 
 def unprobed() -> None:
     """Break dlwp: nobody tries the folder before the data is read."""
-    from dlwp.runs import folder
+    from dlwp.runs import files
 
-    folder._unwritable = lambda path, error: error
+    files.probe = lambda folder: None
 
 
 def _lost_trials(scale: Scale) -> list[Trial]:
@@ -194,9 +194,9 @@ def _lost_trials(scale: Scale) -> list[Trial]:
 
 def _lost_controls(scale: Scale) -> list[Trial]:
     return [
-        patched(modes(0o027), "files for their owner alone", private),
-        patched(refused("mode"), "not refused in a line", unprobed),
-        patched(failing("EROFS", lasting=False, start=12, stride=3), "one failed save ends the run", last_chance),
+        patched(modes(0o027), "files for their owner alone", private, "the mode of .* is '0o600', expected '0o640'"),
+        patched(refused("mode"), "nobody tries the folder", unprobed, "found out only when something"),
+        control("one failed save ends the run", last_chance, "the run ended with 5: ", "EROFS", start=12, stride=3),
     ]
 
 
