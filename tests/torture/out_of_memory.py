@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from torture.commands import Command, outcome, succeed
+from torture.commands import Command, fail, outcome, succeed
+from torture.faults import write_kill_at
 from torture.kit import Promise, Scale, Trial, require, require_equal
 
 NET = '''
@@ -14,7 +18,7 @@ import os, pathlib
 import torch
 
 class Net(torch.nn.Module):
-    """Runs out of memory above LIMIT samples, in training, from step AT on: in forward, or (WHERE) in backward."""
+    """Runs out of memory above LIMIT samples, from step AT on: in forward, or (WHERE) in backward or evaluation."""
 
     def __init__(self, in_features, out_features):
         super().__init__()
@@ -26,13 +30,12 @@ class Net(torch.nn.Module):
     def forward(self, inputs):
         hidden = self.drop(self.norm(inputs.flatten(1)))
         limit = int(os.environ.get("LIMIT", "0"))
-        if self.training and limit and pathlib.Path("begun").exists() and len(inputs) > limit:
-            if os.environ.get("WHERE") == "backward":
+        where = os.environ.get("WHERE", "forward")
+        if limit and pathlib.Path("begun").exists() and len(inputs) > limit:
+            if self.training and where == "backward":
                 hidden.register_hook(lambda gradient: out_of_memory())
-            else:
+            elif where == ("forward" if self.training else "evaluation"):
                 out_of_memory()
-        if not self.training and os.environ.get("WHERE") == "evaluation" and pathlib.Path("begun").exists():
-            out_of_memory()
         return self.last(hidden)
 
 class Begin:
@@ -110,12 +113,105 @@ def is_told(kind: str, where: str) -> Trial:
     return Trial(f"told, {kind}, in {where}", do)
 
 
+def is_told_of_evaluation(kind: str, before: Callable[[], None] | None = None) -> Trial:
+    """Return the try of an evaluation that does not fit: one line, with a size that then fits; status 5."""
+
+    def do(folder: Path) -> None:
+        (folder / "own_net.py").write_text(NET)
+        environment = {"LIMIT": "8", "KIND": kind, "WHERE": "evaluation"}
+        words = (*WORDS, "data.eval_batch_size=16", "trainer.accumulate=auto")
+        said = fail(5, *words, environment=environment, before=before)
+        lines = [line for line in said.splitlines() if line.startswith("dlwp: error")]
+        require(len(lines) == 1 and "out of memory while evaluating val" in lines[0], f"not told in a line: {lines}")
+        require("data.eval_batch_size=8" in lines[0], f"does not say what would fit: {lines[0]}")
+        require("pieces of" not in said, "an evaluation has shrunk the pieces of training")
+        succeed(*WORDS[:-1], "data.eval_batch_size=8", "run_dir=again", environment=environment)
+
+    return Trial(f"told, {kind}, in evaluation", do)
+
+
+def goes_on_after_a_kill(step: int, before: Callable[[], None] | None = None) -> Trial:
+    """Return the try of a run that is killed after auto has settled: the resumed one is equal to one with 4 pieces."""
+    words = (*WORDS, "trainer.checkpoint_every=2 steps", "+callbacks.kill._target_=kill_at.KillAt")
+
+    def do(folder: Path) -> None:
+        for name in ("auto", "fixed"):
+            (folder / name).mkdir()
+            (folder / name / "own_net.py").write_text(NET)
+            write_kill_at(folder / name)
+        environment = {"LIMIT": "8"}
+        killed = Command(
+            *words, "trainer.accumulate=auto", folder=folder / "auto",
+            environment={**environment, "KILL_AT": f"step {step}"},
+        )  # fmt: skip
+        require(killed.finish() == -signal.SIGKILL, f"not killed: {killed.output[-300:]}")
+        said = succeed("resume=run", folder=folder / "auto", environment=environment, before=before)
+        require("out of memory at step" not in said, "the resumed run found out again")
+        died = f"the last process died without a word after step {step - 1} (killed; often: out of memory)"
+        require(died in said, f"the resumed run does not say what has happened: {said[:500]}")
+        succeed(*words, "trainer.accumulate=4", folder=folder / "fixed")
+        require_equal(outcome(folder / "auto" / "run"), outcome(folder / "fixed" / "run"), "killed against 4 pieces")
+
+    return Trial(f"auto, killed at step {step}", do)
+
+
+def same_loss(patch: Callable[[], None] | None = None) -> Trial:
+    """Return the try that the loss of 50 steps is that of whole batches, without batch statistics or dropout."""
+
+    def do(folder: Path) -> None:
+        if patch is not None:
+            patch()
+        found, expected = _losses(8), _losses(0)
+        require(len(found) == len(expected) == 50, f"{len(found)} and {len(expected)} steps")
+        for step, (one, other) in enumerate(zip(found, expected, strict=True), 1):
+            off = abs(one - other) / abs(other)
+            require(off <= 1e-5, f"the loss of step {step} is off by {off:.1e} (relative)")
+
+    return Trial("the loss of 50 steps in fp64", do)
+
+
+def _losses(limit: int) -> list[float]:
+    """Return the loss of each of 50 steps in fp64, in pieces of at most `limit` samples (0: whole)."""
+    import torch
+
+    from dlwp.data.datasets import ArrayDataset
+    from dlwp.data.resident import ResidentLoader
+    from dlwp.settings import TrainerSettings
+    from dlwp.training.trainer import Trainer
+
+    class Small(torch.nn.Sequential):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            if limit and len(inputs) > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return super().forward(inputs)
+
+    class Losses(list[float]):
+        def on_step(self, event: Any) -> None:
+            self.append(float(event.loss))
+
+    torch.manual_seed(0)
+    model = Small(torch.nn.Linear(5, 16), torch.nn.Tanh(), torch.nn.Linear(16, 3)).double()
+    data = ArrayDataset(torch.randn(300, 5).double(), torch.arange(300) % 3)
+    losses = Losses()
+    settings = TrainerSettings(epochs=5, accumulate="auto" if limit else 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    trainer = Trainer(model, torch.nn.CrossEntropyLoss(), optimizer, settings, observers=[losses])
+    trainer.fit(ResidentLoader(data, 30, shuffle=True))
+    require(bool(trainer.warnings) == bool(limit), f"no memory was short: {trainer.warnings}")
+    return list(losses)
+
+
 def _trials(scale: Scale) -> list[Trial]:
+    further = [is_told_of_evaluation("cuda"), goes_on_after_a_kill(7), same_loss()]
     if scale.is_fast:
-        return [goes_on("cuda", "forward"), is_told("cpu", "backward")]
+        return [goes_on("cuda", "forward"), is_told("cpu", "backward"), *further]
+    further += [
+        is_told_of_evaluation("cpu"),
+        *(goes_on_after_a_kill(step) for step in ((4,) if not scale.is_full else range(3, 12))),
+    ]
     cases = [(kind, where) for kind in ("cuda", "cpu") for where in ("forward", "backward")]
     trials = [*(goes_on(*case) for case in cases), *(is_told(*case) for case in cases)]
-    return [*trials, *(goes_on_from(step) for step in ((5,) if not scale.is_full else range(1, 12)))]
+    return [*trials, *further, *(goes_on_from(step) for step in ((5,) if not scale.is_full else range(1, 12)))]
 
 
 def _never_again() -> None:
@@ -125,8 +221,49 @@ def _never_again() -> None:
     Pieces.compute = lambda self, batch, job: job([batch])  # type: ignore[method-assign]
 
 
+def _forget() -> None:
+    """Let a resumed run begin with whole batches."""
+    from dlwp.training.state import TrainState
+
+    load = TrainState.load
+
+    def forgetful(self: Any, *saved: Any, **options: Any) -> Any:
+        notes = load(self, *saved, **options)
+        self.progress.pieces = 1
+        return notes
+
+    TrainState.load = forgetful  # type: ignore[method-assign]
+
+
+def _say_nothing() -> None:
+    """Let a resumed run say nothing of how the last process ended."""
+    from dlwp import resuming
+
+    resuming.word_of_death = lambda run: None
+
+
+def _weigh_alike() -> None:
+    """Let each piece of a batch of 30 count the same, though they are of 8 and of 7 samples."""
+    from dlwp.training import trainer
+
+    trainer.weight_of = lambda criterion, batch: 1.0 if len(batch[0]) == 30 else 0.25  # type: ignore[assignment]
+
+
+def _know_no_memory() -> None:
+    """Let an evaluation's lack of memory be an error like any other."""
+    from dlwp import devices
+
+    devices.is_out_of_memory = lambda error: False
+
+
 def _controls(scale: Scale) -> list[Trial]:
-    return [goes_on("cuda", "forward", _never_again)]
+    return [
+        replace(goes_on("cuda", "forward", _never_again), breaks="ended with 5"),
+        replace(is_told_of_evaluation("cuda", _know_no_memory), breaks="not told in a line|ended with"),
+        replace(goes_on_after_a_kill(7, _forget), breaks="the resumed run found out again"),
+        replace(goes_on_after_a_kill(7, _say_nothing), breaks="does not say what has happened"),
+        replace(same_loss(_weigh_alike), breaks="the loss of step . is off by"),
+    ]
 
 
 PROMISES = [Promise(10, "out-of-memory", "Out of memory is told with numbers, or made to fit.", _trials, _controls)]
