@@ -38,11 +38,14 @@ from torture.small_run import (
 COMMAND = (
     "data=synthetic", "data.num_train=20", "data.num_val=10", "data.num_test=10", "data.shape=[3,8,8]",
     "data.batch_size=10", "model=linear", "trainer.epochs=3", "trainer.checkpoint_every=2 steps", "trainer.keep_last=2",
-    "trainer.log_every=1", "trainer.keep_best=false", "logger.tensorboard=false", "logger.plots=false", "run_dir=run",
+    "trainer.log_every=1", "trainer.keep_best=false", "logger.tensorboard=false", "logger.plots=false",
+    "+callbacks.tell._target_=torture.small_run.Teller", "+callbacks.tell.path=told", "run_dir=run",
 )  # fmt: skip
 SYSTEM_CALLS = (
     "openat", "write", "fsync", "close", "mkdir", "rename", "unlink,unlinkat,rmdir", "ftruncate", "flock",
 )  # fmt: skip
+
+_TRUST = "trust=[torture]"  # a run that was rebuilt elsewhere is nobody's
 
 Patch = Callable[[], None]
 
@@ -81,17 +84,22 @@ def killed_at_each_call(how: str, start: int = 1, stride: int = 1, patch: Patch 
     return Trial(f"{how} at each call from {start}" + (f", every {stride}" if stride > 1 else ""), do, 1800)
 
 
-def command_killed_at(start: int, stride: int, how: str = "kill") -> Trial:
+def command_killed_at(start: int, stride: int, how: str = "kill", patch: Patch | None = None) -> Trial:
     """Return the try of dlwp-train, killed at call start, start + stride...; then resumed by dlwp-train."""
+
+    def break_disk(at: int) -> None:
+        if patch is not None:
+            patch()
+        FaultyDisk(at, how).install()
 
     def do(folder: Path) -> int:
         at, tries = start, 0
         while True:
             place = folder / f"{at}"
             place.mkdir()
-            command = Command(*COMMAND, folder=place, before=lambda at=at: FaultyDisk(at, how).install())
+            command = Command(*COMMAND, folder=place, before=functools.partial(break_disk, at))
             was_killed = killed(command.finish())
-            _require_good_command(place, f"{how} at call {at}")
+            _require_good_command(place, told(place / "told"), f"{how} at call {at}")
             shutil.rmtree(place)
             tries += 1
             if not was_killed:
@@ -106,17 +114,27 @@ def _clean_command() -> Path:
     return kit.once("interrupted-clean", lambda folder: succeed(*COMMAND, folder=folder) and None) / "run"
 
 
-def _require_good_command(place: Path, where: str) -> None:
-    """Require that what was left of `COMMAND` holds the promise, and that the command goes on to the clean end."""
+def _require_good_command(place: Path, committed: int, where: str, *words: str) -> None:
+    """Require that what was left of `COMMAND` holds the promise, and that the command goes on to the clean end.
+
+    Args:
+        place: where the person stands.
+        committed: the last step that was said to be saved: `last` names this or a later one.
+        where: the process died, or the power went. words: further ones of the command that goes on.
+    """
     checkpoints = place / "run" / "checkpoints"
     try:
         for folder in checkpoints.glob("step-*"):
             require(is_whole(folder), f"{folder.name} is not whole")
-        if (last := checkpoints / "last").exists():
-            require(is_whole(checkpoints / last.read_text().strip()), "'last' names what is not whole")
+        last = checkpoints / "last"
+        require(last.exists() or not committed, f"step {committed} was saved, but nothing is named by 'last'")
+        if last.exists():
+            name = last.read_text().strip()
+            require(is_whole(checkpoints / name), f"'last' names {name!r}, which is not whole")
+            require(int(name[5:]) >= committed, f"step {committed} was saved, but 'last' names {name}")
         if not (place / "run" / "config.yaml").exists():
             return  # it died before there was anything to go on with; a run's first file is its config
-        succeed("resume=run", folder=place)
+        succeed("resume=run", *words, folder=place)
         require_nothing_left(place / "run")
         require_equal(outcome(place / "run"), outcome(_clean_command()), "outcome")
     except kit.Broken as error:
@@ -211,7 +229,7 @@ def killed_by_strace(call: str, thread: int, start: int = 1, stride: int = 1) ->
             status = command.finish()
             require(status != 97, "strace did not attach")
             was_killed = killed(status)
-            _require_good_command(place, f"SIGKILL at {call} {at} of thread {thread}")
+            _require_good_command(place, told(place / "told"), f"SIGKILL at {call} {at} of thread {thread}")
             shutil.rmtree(place)
             tries += 1
             if not was_killed:
@@ -247,14 +265,19 @@ def recorded(folder: Path, patch: Patch | None = None, left_out: tuple[str, ...]
     return [Call(*found) for found in pickle.loads((folder.parent / "calls").read_bytes())]
 
 
+def _steps_told(calls: list[Call]) -> tuple[dict[int, int], list[Call]]:
+    """Return number of the call -> step for each that was told to be saved; and calls of which these do nothing."""
+    steps = {number: call.arguments[0] for number, call in enumerate(calls, 1) if call.name == "told"}
+    return steps, [Call("told", ("/",), None) if call.name == "told" else call for call in calls]
+
+
 def power_lost(seed: int, patch: Patch | None = None, left_out: tuple[str, ...] = (), stride: int = 1) -> Trial:
     """Return the try of every disk that a power loss may leave behind, at each call of the small run."""
 
     def do(folder: Path) -> int:
         expected = clean_weights(folder)
         calls = recorded(folder / "disk", patch, left_out)
-        steps = {number: call.arguments[0] for number, call in enumerate(calls, 1) if call.name == "told"}
-        calls = [Call("told", ("/",), None) if call.name == "told" else call for call in calls]
+        steps, calls = _steps_told(calls)
         tries = 0
         for number, what, state in power_loss.states(calls, folder / "disk", seed):
             tries += 1
@@ -290,6 +313,7 @@ def command_power_lost(seed: int) -> Trial:
 
         def record() -> None:
             disk = FaultyDisk().install()
+            Teller.also = lambda step: disk.log.append(Call("told", (step,), None))
             original = os._exit
 
             def leave(status: int) -> None:
@@ -300,14 +324,16 @@ def command_power_lost(seed: int) -> Trial:
 
         succeed(*COMMAND, folder=folder / "disk", before=record)
         calls = [Call(*found) for found in pickle.loads((folder / "calls").read_bytes())]
-        calls = [_absolute(call, folder / "disk") for call in calls]
+        steps, calls = _steps_told([_absolute(call, folder / "disk") for call in calls])
+        require(steps, "no step was told to be saved")
         tries = 0
         for number, what, state in power_loss.states(calls, folder / "disk", seed):
             place = folder / "lost"
             place.mkdir()
             power_loss.rebuild(state, place)
-            if (place / "run").exists():
-                _require_good_command(place, f"after call {number}, {what}")
+            committed = max((step for at, step in steps.items() if at < number), default=0)
+            if committed or (place / "run").exists():
+                _require_good_command(place, committed, f"after call {number}, {what}", _TRUST)
             shutil.rmtree(place)
             tries += 1
         return tries
@@ -347,6 +373,22 @@ def delete_first() -> None:
         if path.name.startswith(".tmp-step-"):
             for old in path.parent.glob("step-*"):
                 files.remove_tree(old)
+        original(path)
+
+    files.make_folder = make_folder
+
+
+def delete_all_first() -> None:
+    """Break dlwp: nothing is left, not even the pointer, when a new checkpoint is begun; each step of it is atomic."""
+    from dlwp.runs import files
+
+    original = files.make_folder
+
+    def make_folder(path: Path) -> None:
+        if path.name.startswith(".tmp-step-"):
+            for old in (path.parent / "last", *path.parent.glob("step-*")):
+                if old.exists():
+                    files.rename(old, path.parent / f".trash-{old.name}")
         original(path)
 
     files.make_folder = make_folder
@@ -398,6 +440,7 @@ def _controls(scale: Scale) -> list[Trial]:
         "without fsync": power_lost(scale.seed, left_out=("fsync",), stride=10**6),
         "pointer first": killed_at_each_call("kill", start, stride, pointer_first),
         "old ones deleted first": killed_at_each_call("kill", 2 * start, stride, delete_first),
+        "all deleted first by dlwp-train": command_killed_at(180, 10, patch=delete_all_first),
         "no rename": killed_at_each_call("kill", start, stride, in_place),
     }
     return [Trial(name, found.do, found.limit_s) for name, found in tries.items()]

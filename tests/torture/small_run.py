@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torture.kit import require, require_equal
 
@@ -74,19 +74,33 @@ def run(
 
 
 class Teller:
-    """Notes each step that the run says is saved, past any fault."""
+    """Notes each step that the run says is saved, past any fault.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Args:
+        path: of the file with the notes.
+
+    Attributes:
+        also: called with each of the steps, if set.
+    """
+
+    also: ClassVar[Callable[[int], None] | None] = None
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
 
     def on_save(self, event: Any) -> None:
         with self._path.open("a") as file:
             file.write(f"{event.step}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if Teller.also is not None:
+            Teller.also(event.step)
 
 
 def told(path: Path) -> int:
     """Return the last step that a `Teller` has noted, 0 if none."""
-    return int(path.read_text().split()[-1]) if path.exists() else 0
+    found = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    return int(found.split()[-1]) if found else 0
 
 
 def forked(job: Callable[[], Any]) -> int:
