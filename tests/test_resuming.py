@@ -246,7 +246,7 @@ def test_the_way_on_names_the_key_that_ended_the_run() -> None:
     assert resuming.longer(settings, "stopped:SIGINT", 12, 3) == []
 
 
-@pytest.mark.parametrize("notes", ["a\nb: [c", "a\u2028b: [c", "it's \"so\""])
+@pytest.mark.parametrize("notes", ["a\nb: [c", "a\u2028b: [c", 'it\'s "so"'])
 def test_a_note_may_hold_anything(notes: str) -> None:
     dlwp.train(*WORDS, "notes='" + notes.replace("'", "\\'") + "'")
     assert dlwp.train("resume=run", "trainer.epochs=4").exit == "done"

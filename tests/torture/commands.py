@@ -14,8 +14,10 @@ from typing import Any
 
 from torture.kit import Broken, require
 
-TIMELESS = {"time", "elapsed_s", "samples_per_s", "warnings"}
-"""What may differ between two equal runs, beside the `time` that lies in every line."""
+TIMELESS = {"time", "elapsed_s", "samples_per_s", "warnings", "dlwp", "torch", "offset", "audit", "aside"}
+"""What may differ between two equal runs: times, releases, and the lengths of files whose lines hold times."""
+
+_SUMMARY = ("exit", "step", "epoch", "best", "last", "test", "left_out", "skipped_steps", "rollbacks")
 
 _MAIN = "import sys; from dlwp.commands.{name} import main; sys.exit(main())"
 
@@ -157,15 +159,19 @@ def records(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
-def timeless(found: Any) -> Any:
-    """Return nested containers without what may differ between two equal runs."""
+def timeless(found: Any, but: tuple[str, ...] = ()) -> Any:
+    """Return nested containers without what may differ between two equal runs, nor the keys of `but`."""
     if isinstance(found, dict):
-        return {key: timeless(value) for key, value in found.items() if key not in TIMELESS}
-    return [timeless(value) for value in found] if isinstance(found, list) else found
+        return {key: timeless(value, but) for key, value in found.items() if key not in TIMELESS and key not in but}
+    return [timeless(value, but) for value in found] if isinstance(found, list) else found
 
 
-def outcome(run: Path) -> dict[str, Any]:
-    """Return all of a run that must be equal: weights, optimizer, averages, metrics, summary, pointers."""
+def outcome(run: Path, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return all of a run that must be equal: pointers, tensors and state behind them, metrics, audit, summary.
+
+    Args:
+        run: its folder. but: keys of state.json left out, of what two runs were told to do differently.
+    """
     pointers = {
         name: (run / "checkpoints" / name).read_text().strip()
         for name in ("best", "last")
@@ -177,6 +183,10 @@ def outcome(run: Path) -> dict[str, Any]:
         for path in sorted((run / "checkpoints" / folder).glob("*.safetensors"))
     }
     summary = json.loads((run / "summary.json").read_text())
-    kept = {key: timeless(summary[key]) for key in ("exit", "step", "epoch", "best", "last", "test")}
-    lines = [timeless(record) for record in records(run / "metrics.jsonl")]
-    return {"pointers": pointers, "hashes": hashes, "metrics": lines, "summary": kept}
+    states = {
+        pointer: timeless(json.loads((run / "checkpoints" / folder / "state.json").read_text()), but)
+        for pointer, folder in pointers.items()
+    }
+    kept = {key: timeless(summary[key]) for key in _SUMMARY}
+    lines = {name: timeless(records(run / f"{name}.jsonl")) for name in ("metrics", "audit")}
+    return {"pointers": pointers, "hashes": hashes, **lines, "states": states, "summary": kept}

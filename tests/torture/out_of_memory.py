@@ -64,6 +64,10 @@ WORDS = (
 )  # fmt: skip
 
 
+def _outcome(folder: Path) -> Any:
+    return outcome(folder / "run", but=("pieces",))
+
+
 def goes_on(kind: str, where: str, before: Callable[[], None] | None = None) -> Trial:
     """Return the try with auto: equal to a run begun with the number of pieces found; a resume begins with it."""
 
@@ -77,7 +81,7 @@ def goes_on(kind: str, where: str, before: Callable[[], None] | None = None) -> 
         )
         require("4 pieces" in said, f"does not say how it goes on: {said[-300:]}")
         succeed(*WORDS, "trainer.accumulate=4", folder=folder / "fixed")
-        require_equal(outcome(folder / "auto" / "run"), outcome(folder / "fixed" / "run"), "auto against 4 pieces")
+        require_equal(_outcome(folder / "auto"), _outcome(folder / "fixed"), "auto against 4 pieces")
         words = ("resume=run", "trainer.epochs=4")
         again = succeed(*words, folder=folder / "auto", environment=environment)
         require("out of memory at step" not in again.replace("warning  ", ""), "the resumed run found out again")
@@ -150,7 +154,7 @@ def goes_on_after_a_kill(step: int, before: Callable[[], None] | None = None) ->
         died = f"the last process died without a word after step {step - 1} (killed; often: out of memory)"
         require(died in said, f"the resumed run does not say what has happened: {said[:500]}")
         succeed(*words, "trainer.accumulate=4", folder=folder / "fixed")
-        require_equal(outcome(folder / "auto" / "run"), outcome(folder / "fixed" / "run"), "killed against 4 pieces")
+        require_equal(_outcome(folder / "auto"), _outcome(folder / "fixed"), "killed against 4 pieces")
 
     return Trial(f"auto, killed at step {step}", do)
 
