@@ -98,6 +98,17 @@ def test_evaluation_equals_the_line_that_was_logged() -> None:
         dlwp.evaluate(str(run.folder), split="tset")
 
 
+def test_an_evaluation_says_whether_its_weights_are_the_best() -> None:
+    words = [word for word in SMALL if "epochs" not in word]
+    run = dlwp.train(*words, "trainer.epochs=4", "optimizer.lr=50", "trainer.monitor=val/loss", "scheduler=constant")
+    steps = sorted((run.folder / "checkpoints").glob("step-*"))
+    best = run.folder / "checkpoints" / (run.folder / "checkpoints" / "best").read_text().strip()
+    assert best != steps[-1]
+    assert dlwp.evaluate(str(best))["line"].endswith("(best val/loss)")
+    (run.folder / "checkpoints" / "best").unlink()
+    assert dlwp.evaluate(str(run.folder))["line"].endswith(f"step {int(steps[-1].name[5:])} (best val/loss: step 3)")
+
+
 def test_replay_of_the_config_ends_with_the_same_weights() -> None:
     first = dlwp.train(*SMALL)
     from dlwp.api import train_config

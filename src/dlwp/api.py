@@ -124,9 +124,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         trainer = parts.trainer(observers)
         notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
         if checkpoint is not None:
-            line, anew = resuming.load(
-                trainer, checkpoint, parts.loaders["train"], exact=config.values["resume_exact"]
-            )
+            line, anew = resuming.load(trainer, checkpoint, parts.loaders["train"], exact=config.values["resume_exact"])
             run.point("last", checkpoint.name)  # before any record is cut to it
             _describe(run, config, parts, config_text)  # all of it fits: from here on it is the run's own
             console.say(f"resume   {line}" + (f" · {died}" if died else ""))
@@ -289,7 +287,7 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     if values is not None:
         run.update_summary(test={**values, "step": step})
         count = parts.loaders["test"].num_samples
-        console.say(f"test     {report.result_line('test', values, count, step, trainer.monitor)}")
+        console.say(f"test     {report.result_line('test', values, count, step, wanted, trainer.monitor)}")
     return values is not None
 
 
@@ -422,12 +420,12 @@ def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ())
     load_weights(parts.model, weights)
     trainer: Trainer = parts.evaluator()
     values = trainer.evaluate(parts.loaders[split], split) or {}
-    count, step = parts.loaders[split].num_samples, record["progress"]["step"]
-    line = report.result_line(split, values, count, step, trainer.monitor)
+    count, progress = parts.loaders[split].num_samples, record["progress"]
+    line = report.result_line(split, values, count, progress["step"], progress["best_step"], trainer.monitor)
     return {
         "checkpoint": str(folder),
         "split": split,
-        "step": step,
+        "step": progress["step"],
         "num_samples": count,
         "values": values,
         "line": line,

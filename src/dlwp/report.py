@@ -126,8 +126,10 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
     return [_BAR.join(pieces)]
 
 
-def result_line(split: str, values: dict[str, float], count: int, step: int, monitor: str) -> str:
-    """Return the metrics of a split, an accuracy with its 95% interval (Wilson)."""
+def result_line(
+    split: str, values: dict[str, float], count: int, step: int, best_step: int | None, monitor: str
+) -> str:
+    """Return the metrics of a split, an accuracy with its 95% interval (Wilson), and whose weights they are."""
     pieces: list[str] = []
     for name, value in values.items():
         if name == "accuracy" and math.isfinite(value):
@@ -137,7 +139,8 @@ def result_line(split: str, values: dict[str, float], count: int, step: int, mon
             pieces.append(f"top-5 {value:.1%}")
         else:
             pieces.append(f"{name} {value:.4g}")
-    return f"{', '.join(pieces)}, from step {step:,} (best {monitor})"
+    best = "" if best_step is None else f" (best {monitor}{'' if best_step == step else f': step {best_step:,}'})"
+    return f"{', '.join(pieces)}, from step {step:,}{best}"
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

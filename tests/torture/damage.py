@@ -20,37 +20,42 @@ from torture.small_run import weights
 RUN = (
     "data=synthetic", "data.num_train=20", "data.num_val=10", "data.num_test=10", "data.shape=[3,8,8]",
     "data.batch_size=10", "model=linear", "scheduler=constant", "trainer.epochs=3", "trainer.checkpoint_every=2 steps",
-    "trainer.keep_last=3", "trainer.ema_decay=0.9", "trainer.keep_best=false", "logger.tensorboard=false",
-    "logger.plots=false", "run_dir=run",
+    "trainer.keep_last=3", "logger.tensorboard=false", "logger.plots=false", "run_dir=run",
 )  # fmt: skip
+RUNS = {
+    "averaged": ("trainer.ema_decay=0.9", "trainer.keep_best=false"),
+    "raw": ("trainer.keep_best=false",),
+    "best": ("trainer.ema_decay=0.9", "trainer.monitor=val/loss"),
+}
+"""What a run keeps, by what it adds to `RUN`."""
 GO_ON = ("resume=run", "trainer.epochs=4")
 NEWEST, BEFORE = "step-00000006", "step-00000004"
 FILES = (
     "MANIFEST.json", "config.yaml", "ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json"
 )  # fmt: skip
 NEVER_EVALUATED = ("model.safetensors", "optimizer.safetensors")
-"""What `dlwp-eval` does not read where averaged weights are kept."""
+"""What `dlwp-eval` does not read where averaged weights are kept; without them it reads the first."""
 KINDS = {"flip": 300, "cut": 100, "zero": 50, "lengthen": 25, "delete": 25}
 """How a file is harmed, and how often of 500."""
 
 Patch = Callable[[], None]
 
 
-def whole_run(folder: Path) -> Path:
-    """Lay an unharmed run of 6 steps into a folder, with checkpoints of steps 2, 4 and 6."""
-    made = kit.once("damage-run", lambda place: succeed(*RUN, folder=place) and None)
+def whole_run(folder: Path, kept: str = "averaged") -> Path:
+    """Lay an unharmed run of 6 steps, with the words of `RUNS`, into a folder, with checkpoints of steps 2, 4 and 6."""
+    made = kit.once(f"damage-run-{kept}", lambda place: succeed(*RUN, *RUNS[kept], folder=place) and None)
     shutil.copytree(made / "run", folder / "run", dirs_exist_ok=True)
     return folder / "run"
 
 
-def expected_weights() -> dict[str, str]:
+def expected_weights(kept: str = "averaged") -> dict[str, str]:
     """Return the weights of the run that went on from there, unharmed."""
 
     def make(place: Path) -> None:
-        whole_run(place)
+        whole_run(place, kept)
         succeed(*GO_ON, folder=place)
 
-    return weights(kit.once("damage-gone-on", make) / "run")
+    return weights(kit.once(f"damage-gone-on-{kept}", make) / "run")
 
 
 def harm(path: Path, kind: str, chance: random.Random) -> str:
@@ -110,17 +115,18 @@ def _require_named(text: str, file: str, where: str) -> None:
 
 
 def commanded(
-    harms: list[tuple[str, str]], seed: object, patch: Patch | None = None, fresh: bool = False, fallback: bool = True
-) -> Trial:
+    harms: list[tuple[str, str]], seed: object, patch: Patch | None = None, fresh: bool = False,
+    kept: str = "averaged",
+) -> Trial:  # fmt: skip
     """Return the try of files harmed in some ways, met by dlwp-train and dlwp-eval."""
     options: dict[str, Any] = {"fresh": fresh} if patch is None else {"before": patch}
 
     def do(folder: Path) -> int:
         chance = random.Random(str(seed))
-        expected = expected_weights()
+        expected = expected_weights(kept)
         for number, (name, kind) in enumerate(harms):
             place = folder / f"{number}"
-            run = whole_run(place)
+            run = whole_run(place, kept)
             where = f"{name} {harm(run / 'checkpoints' / NEWEST / name, kind, chance)}"
             try:
                 before = _record(run)
@@ -129,16 +135,15 @@ def commanded(
                 said = fail(3, f"resume={one}", "trainer.epochs=4", folder=place, **options)
                 _require_named(said, f"{NEWEST}/{name}", where)
                 word = "checkpoint=run" if number % 2 else f"checkpoint={one}"
-                _require_evaluation(place, word, name, f"{where}, dlwp-eval", options)
+                _require_evaluation(place, word, name, f"{where}, dlwp-eval", options, kept)
                 require_equal(_record(run), before, "a refused resume has changed the run's records")
-                if fallback:
-                    _require_fallback(place, f"{NEWEST}/{name}", expected, options)
+                _require_fallback(place, f"{NEWEST}/{name}", expected, options)
             except kit.Broken as error:
                 raise kit.Broken(f"{where}: {error}") from error
             shutil.rmtree(place)
         return len(harms)
 
-    return Trial(f"dlwp-train and dlwp-eval meet {len(harms)} harmed files, {seed}", do, 1800)
+    return Trial(f"dlwp-train and dlwp-eval meet {len(harms)} harmed files, {seed}, {kept}", do, 1800)
 
 
 def _record(run: Path) -> dict[str, str]:
@@ -146,10 +151,11 @@ def _record(run: Path) -> dict[str, str]:
     return {"metrics": (run / "metrics.jsonl").read_text(), **steps}
 
 
-def _require_evaluation(place: Path, word: str, name: str, where: str, options: dict[str, Any]) -> None:
+def _require_evaluation(place: Path, word: str, name: str, where: str, options: dict[str, Any], kept: str) -> None:
     """Require of dlwp-eval that it finds the damage, or does not read what it has no need of."""
-    if name in NEVER_EVALUATED:
-        expected = kit.once("damage-evaluated", lambda made: whole_run(made) and None) / "run"
+    if name in (NEVER_EVALUATED[1:] if kept == "raw" else NEVER_EVALUATED):
+        made = kit.once(f"damage-evaluated-{kept}", lambda made: whole_run(made, kept) and None)
+        expected = made / "run"
         whole = succeed(f"checkpoint={expected}", name="evaluate", folder=place)
         found = succeed(word, name="evaluate", folder=place, **options)
         require_equal(found.splitlines()[-1], whole.splitlines()[-1], where)
@@ -204,6 +210,27 @@ def pointers() -> Trial:
     return Trial("last is missing, names nothing, is damaged", do)
 
 
+def best_pointer() -> Trial:
+    """Return the try of a pointer `best` that is not there, names nothing, or is damaged, met by dlwp-eval."""
+
+    def do(folder: Path) -> int:
+        said = {step: f"from step {step} (best val/loss" for step in (2, 6)}
+        for text in ("step-00000002\n", None, "step-00000099\n", "step-0000\0", "../../../run\n", ""):
+            place = folder / f"{text!r}".replace("/", "_")
+            best = whole_run(place, "best") / "checkpoints" / "best"
+            best.unlink() if text is None else best.write_text(text)
+            if text in ("step-00000002\n", None, "step-00000099\n"):
+                found = succeed("checkpoint=run", name="evaluate", folder=place)
+                require(said[2 if text == "step-00000002\n" else 6] in found, f"best={text!r}: {found}")
+            else:
+                found = fail(3, "checkpoint=run", name="evaluate", folder=place)
+                require("checkpoints/best is damaged" in found, f"best={text!r}: {found}")
+            shutil.rmtree(place)
+        return 6
+
+    return Trial("best is missing, names nothing, is damaged", do)
+
+
 # --------------------------------------------------------------------------------------------------------- controls
 
 
@@ -234,9 +261,11 @@ def _trials(scale: Scale) -> list[Trial]:
     parts = -(-len(harms) // 50)
     tries = [commanded(harms[part::parts], f"{scale.seed}/{part}") for part in range(parts)]
     tries += [loaded(scale.seed + number) for number in range(scale.count(1, 4, 20))]
+    raw = [("model.safetensors", kind) for kind in KINDS]
+    tries.append(commanded(raw[:1] if scale.is_fast else raw, scale.seed, kept="raw"))
     if not scale.is_fast:
         tries.append(commanded([("model.safetensors", "flip")], f"{scale.seed}/fresh", fresh=True))
-    return [*tries, unharmed(scale.count(1, 4, 20)), pointers()]
+    return [*tries, unharmed(scale.count(1, 4, 20)), pointers(), best_pointer()]
 
 
 def _controls(scale: Scale) -> list[Trial]:

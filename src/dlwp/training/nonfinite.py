@@ -96,8 +96,9 @@ class Guard:
         """
         if self._trainer.loss_scale < LEAST_SCALE:
             step = self._trainer.state.progress.step
-            raise NonFiniteError(f"gradients are not finite at step {step}, however small the loss is scaled (fp16)."
-                                 f"{self._way_out()}")
+            raise NonFiniteError(
+                f"gradients are not finite at step {step}, however small the loss is scaled (fp16).{self._way_out()}"
+            )
         if self._bad_step is not None and (step := int(self._bad_step)) >= 0:
             raise NonFiniteError(f"the loss or a gradient is not finite at step {step}.{self._way_out()}")
 
