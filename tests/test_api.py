@@ -133,6 +133,16 @@ def test_own_model_and_data_need_no_base_class(own: list[str], here: Path) -> No
     assert dlwp.evaluate(str(run.folder))["split"] == "val"  # this data has no test split
 
 
+def test_an_own_augmentation_is_named_by_its_target(here: Path) -> None:
+    (here / "own_change.py").write_text("class Dim:\n    def __init__(self, by): self.by = by\n"
+                                        "    def __call__(self, inputs): return inputs * self.by\n")  # fmt: skip
+    dim = "data.augment=[flip,{_target_: own_change.Dim, by: 0}]"
+    dark, plain = (dlwp.train(*SMALL, *words) for words in ([dim], ["data.augment=flip"]))
+    assert dlwp.evaluate(str(dark.folder))["values"] != dlwp.evaluate(str(plain.folder))["values"]
+    with pytest.raises(ConfigError, match=r"data\.augment\[1\].*Dim has no argument 'bye'"):
+        dlwp.train(*SMALL, dim.replace("by", "bye"))
+
+
 def test_foreign_run_may_not_run_code_unless_trusted(own: list[str], here: Path) -> None:
     run = dlwp.train("model=small", *own, config_dir="my_configs")
     foreign = here / "from_elsewhere"

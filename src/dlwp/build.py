@@ -23,7 +23,7 @@ from dlwp.data.augment import BatchTransform, build_ops
 from dlwp.data.datasets import ArrayDataset, Facts, Splits, size
 from dlwp.errors import ConfigError, did_you_mean
 from dlwp.metrics import ConfusionMatrix
-from dlwp.parts import Trust, instantiate, locate, takes
+from dlwp.parts import Trust, build_nested, instantiate, locate, takes
 from dlwp.settings import DataKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
 from dlwp.training.batches import Loader
 from dlwp.training.trainer import Trainer
@@ -171,6 +171,7 @@ class Builder:
         self, data: Splits, keys: DataKeys, device: torch.device, settings: TrainerSettings, dtype: torch.dtype
     ) -> dict[str, Loader]:
         kind, workers = self._loader_kind(data, keys, device)
+        augment = build_nested(keys.augment, "data.augment", self._trust)
         found: dict[str, Loader] = {}
         for name in ("train", "val", "test"):
             dataset = getattr(data, name)
@@ -178,7 +179,7 @@ class Builder:
                 continue
             train = name == "train"
             transform = BatchTransform(
-                build_ops(keys.augment) if train else [], data.facts.mean, data.facts.std,
+                build_ops(augment) if train else [], data.facts.mean, data.facts.std,
                 seed=self._seed, train=train, num_classes=data.facts.num_classes, dtype=dtype,
             )  # fmt: skip
             options: dict[str, Any] = {

@@ -218,7 +218,7 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
     """
     target = locate(section.get("_target_"), f"{key}._target_", trust)
     arguments = {
-        name: _build_nested(value, f"{key}.{name}", trust) for name, value in section.items() if name != "_target_"
+        name: build_nested(value, f"{key}.{name}", trust) for name, value in section.items() if name != "_target_"
     }
     arguments |= given
     check_arguments(target, arguments, key)
@@ -233,13 +233,14 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
         raise ConfigError(f"{key}: {_name(target)}({_shorten(shown)}) failed: {detail}") from error
 
 
-def _build_nested(value: Any, key: str, trust: Trust | None) -> Any:
+def build_nested(value: Any, key: str, trust: Trust | None) -> Any:
+    """Return a value of the config with every section in it that has a `_target_` built, as by `instantiate`."""
     if isinstance(value, Mapping):
         if "_target_" in value:
             return instantiate(value, key, trust)
-        return {name: _build_nested(item, f"{key}.{name}", trust) for name, item in value.items()}
+        return {name: build_nested(item, f"{key}.{name}", trust) for name, item in value.items()}
     if isinstance(value, list):
-        return [_build_nested(item, f"{key}[{index}]", trust) for index, item in enumerate(value)]
+        return [build_nested(item, f"{key}[{index}]", trust) for index, item in enumerate(value)]
     return value
 
 

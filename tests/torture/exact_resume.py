@@ -37,6 +37,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "scheduler._target_=torch.optim.lr_scheduler.OneCycleLR", "+scheduler.max_lr=0.1", "trainer.ema_decay=null"),
     "crop, flip, colour, mixup": ("data.augment=[crop,flip,colour,{mixup: {alpha: 0.2}}]",),
     "early stopping": ("trainer.patience=2", "trainer.epochs=12", "trainer.eval_every=5 steps"),
+    "steps skipped": ("data.augment=[{_target_: kill_at.PlantNaN}]", "trainer.on_nonfinite=skip"),
+    "samples left out": (
+        "data=dataset", "data._target_=kill_at.Unreadable", "data.val_fraction=0.2", "data.loader=workers",
+        "data.num_workers=2", "data.on_error=skip", "model=mlp"),
     "bf16": ("trainer.precision=bf16", "trainer.accumulate=2"),
     "digits, resnet, all logs": (
         "data=digits", "data.max_samples=180", "data.batch_size=25", "model=resnet",
@@ -165,6 +169,8 @@ POINTS = (
 """Where to kill: before the first checkpoint, in an evaluation, before and after a checkpoint's folder gets its name,
 before `last` names it, before and after an old one is taken away, in the last step, after it, before summary.json."""
 
+_WITHOUT_TEST, _OF_TEST = "samples left out", ("test LAST", "summary LAST")
+
 _DISK = {
     "rename": {"only": ("rename",), "within": "/checkpoints/.tmp-step"},
     "pointer": {"only": ("replace",), "within": "/checkpoints/.tmp-last"},
@@ -240,8 +246,8 @@ def _trials(scale: Scale) -> list[Trial]:
 def aimed(scale: Scale, count: int, **options: Any) -> list[Trial]:
     """Return `count` tries of a kill at a chosen point: every point, over the variants in turn."""
     known = variants()
-    pairs = [(known[(number + turn) % len(known)], point)
-             for turn in range(len(known)) for number, point in enumerate(POINTS)]  # fmt: skip
+    pairs = [(variant, point) for turn in range(len(known)) for number, point in enumerate(POINTS)
+             if (variant := known[(number + turn) % len(known)]) != _WITHOUT_TEST or point not in _OF_TEST]  # fmt: skip
     return [killed_at(variant, [point], **options) for variant, point in pairs[:count]]
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 KILL_AT = '''
 import os, pathlib, signal
+import torch
 
 class KillAt:
     """Kills the process where the environment says: "step 9", "evaluation 7", "test 21", "save 8", "start 0", "end 21".
@@ -43,12 +44,35 @@ class KillAt:
 
     def on_end(self, event):
         self._kill("end", event.step)
+
+
+class PlantNaN:
+    """Augments: a picture as dark as few are becomes NaN, and so does the loss of its step."""
+
+    def __call__(self, inputs, targets, generator):
+        inputs = inputs.float()
+        dark = inputs.flatten(1).mean(1) < inputs.mean() - 1.8 * inputs.flatten(1).mean(1).std()
+        return torch.where(dark[:, None, None, None], torch.nan, inputs), targets
+
+
+class Unreadable(torch.utils.data.Dataset):
+    """97 samples, of which four cannot be read."""
+
+    classes = ["even", "odd"]
+
+    def __len__(self):
+        return 97
+
+    def __getitem__(self, index):
+        if index % 30 == 7:
+            raise OSError(5, "Input/output error", f"sample-{index}")
+        return torch.randn(8, generator=torch.Generator().manual_seed(index)) + index % 2, index % 2
 '''
-"""A user's callback, to be written beside the command as kill_at.py: +callbacks.kill._target_=kill_at.KillAt"""
+"""A user's code, to be written beside the command as kill_at.py: +callbacks.kill._target_=kill_at.KillAt"""
 
 
 def write_kill_at(folder: Path) -> None:
-    """Lay the callback beside the command."""
+    """Lay the user's code beside the command."""
     (folder / "kill_at.py").write_text(KILL_AT)
 
 
