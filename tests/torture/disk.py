@@ -6,6 +6,7 @@ Faults are raised at dlwp's own calls, and made by a true disk, a small one in m
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import threading
@@ -260,8 +261,11 @@ def watched(free: list[int], last: int) -> Trial:
             require("Traceback" not in command.output, f"{where}: a traceback is shown: {command.output}")
             if last <= 10:
                 require(status == 0, f"{where}: it ended with {status}: {command.output}")
+                told = json.loads((disk / "run" / "summary.json").read_text())["warnings"]
+                require(any(str(disk / "run") in text for text in told), f"{where}: summary.json does not tell: {told}")
             else:
                 require(status == 5, f"{where}: it ended with {status}: {command.output}")
+                require(str(disk / "run") in command.output.strip().splitlines()[-1], f"{where}: {command.output}")
                 (disk / "filler").unlink()
                 succeed(f"resume={disk}/run", before=_no_filler, environment=there)
             found = outcome(disk / "run")
