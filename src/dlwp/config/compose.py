@@ -296,7 +296,7 @@ def _take_resume(words: Sequence[str]) -> tuple[list[str], Path | None, list[str
     elif checkpoint is not None:
         manifest.verified(checkpoint, "config.yaml")
     found = checkpoint or run
-    if not (found / "config.yaml").is_file():
+    if not (found / "config.yaml").exists():
         raise ConfigError(f"'{found}' has no config.yaml, so it cannot be resumed")
     return rest, found, notes
 

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from dlwp.errors import ConfigError
-from dlwp.runs import files
+from dlwp.runs import plain
 from dlwp.runs.folder import is_own, is_run
 
 DEFAULTS = ["train_schema", "trainer_schema@trainer", "logger_schema@logger", "_self_"]
 """The defaults of every run's config.yaml."""
 
-_LIMIT = 2**20
-_DEPTH = 40
 _OWN_FILES = ("config.yaml", "overrides.yaml")
 _FORBIDDEN = ("hydra", "run_dir", "resume")
 
@@ -54,9 +52,9 @@ def check(folder: Path, trusted: Sequence[str] = ()) -> None:
         if other.parent != folder or other.name not in _OWN_FILES:
             raise ConfigError(f"{folder} holds '{other.relative_to(folder)}', which is no file of a run. Remove it")
     try:
-        text = files.read_regular(path, _LIMIT).decode()
-        _check_shape(text, trusted)
-        values = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        text = plain.text_of(path)
+        _check_references(text, trusted)
+        values = plain.values_of(text)
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -64,19 +62,10 @@ def check(folder: Path, trusted: Sequence[str] = ()) -> None:
     _check_head(path, values)
 
 
-def _check_shape(text: str, trusted: Sequence[str]) -> None:
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-        line = event.start_mark.line + 1
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEPTH:
-            raise ValueError(f"line {line} is nested deeper than {_DEPTH}")
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
-            raise ValueError(f"line {line} holds {'an alias' if isinstance(event, yaml.AliasEvent) else event.tag}")
-        if isinstance(event, yaml.ScalarEvent) and "${" in event.value:
-            _check_reference(event.value, line, trusted)
+def _check_references(text: str, trusted: Sequence[str]) -> None:
+    for event in plain.events(text):
+        if "${" in (getattr(event, "value", None) or ""):
+            _check_reference(event.value, event.start_mark.line + 1, trusted)
     if re.search(r"^\s*#\s*@package", text, re.MULTILINE):
         raise ValueError("it names a @package")
 

@@ -24,7 +24,7 @@ from dlwp.runs.heartbeat import Heartbeat
 
 _STEP = re.compile(r"step-\d{8,}")
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-_LARGEST_SUMMARY = 64 * 2**20
+_LARGEST = 64 * 2**20
 _held: set[int] = set()
 
 
@@ -132,7 +132,7 @@ class RunFolder:
     def read_summary(self) -> dict[str, Any]:
         """Return what summary.json holds, {} where there is none that can be read."""
         try:
-            found = json.loads(files.read_regular(self.summary, _LARGEST_SUMMARY))
+            found = json.loads(files.read_regular(self.summary, _LARGEST))
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -244,9 +244,12 @@ def point_latest(run: Path, outputs: Path = Path("outputs")) -> None:
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder looks like a run's."""
-    if (folder / "summary.json").is_file():
-        return True
-    return (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
+    try:
+        if (folder / "summary.json").is_file():
+            return True
+        return (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir()
+    except PermissionError:
+        return False
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -297,7 +300,7 @@ def note_own(run: Path, config_text: str) -> None:
 def is_own(folder: Path) -> bool:
     """Return whether this account began a run, or that of a checkpoint, with the config.yaml in the folder now."""
     try:
-        digest = _digest((folder / "config.yaml").read_bytes())
+        digest = _digest(files.read_regular(folder / "config.yaml", _LARGEST))
     except OSError:
         return False
     whole = folder.resolve()

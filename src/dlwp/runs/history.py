@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from dlwp.runs import files
 
 
 def line(record: dict[str, Any]) -> str:
@@ -35,7 +38,7 @@ def finite(value: Any) -> Any:
 def read(path: Path) -> list[dict[str, Any]]:
     """Return the records of a file of JSON lines; a torn last line is ignored, a file that is not there is empty."""
     try:
-        data = path.read_bytes()
+        data = files.read_regular(path, sys.maxsize)
     except OSError:
         return []
     records = []

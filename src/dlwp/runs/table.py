@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlwp.runs import files, folder
+from dlwp.runs import files, folder, plain
 from dlwp.settings import GROUPS
 
+_LARGEST = 2**20
 _REPLICATES = ("seed",)
 _BESIDE = ("run_dir", "resume", "notes", "tags", "defaults", "device", "data.root", *_REPLICATES)
 _SMALLER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity")
@@ -68,8 +69,8 @@ def _read(run: Path) -> dict[str, Any]:
 def _decided(view: folder.RunFolder) -> list[str]:
     """Return the keys that were `auto`, of environment.json; none where that is not there."""
     try:
-        return list(json.loads(view.environment.read_bytes())["decided"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return list(json.loads(files.read_regular(view.environment, _LARGEST))["decided"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
@@ -265,7 +266,6 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        text = path.read_text()
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return plain.values_of(plain.text_of(path))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
