@@ -13,6 +13,7 @@ import pytest
 import dlwp
 from dlwp import resuming
 from dlwp.errors import ConfigError, DataError, DlwpError
+from dlwp.runs import manifest
 from dlwp.runs.folder import RunFolder
 
 WORDS = [
@@ -235,6 +236,23 @@ def test_an_abandoned_branch_is_never_gone_on_with(run: RunFolder) -> None:
     assert not {path.name for path in later} & set(names) - {f"step-{step + 1:08d}"}
     spoil(run.saved()[-1])
     assert resuming.find_checkpoint(run, None, fallback=True)[0] == first
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("position", -5), ("step", 1), ("epoch", 1e300), ("best_step", "x"), ("cycles", [[9, 12]]), ("chain", "zz")],
+)
+def test_a_record_without_sense_is_refused_before_anything_is_written(run: RunFolder, name: str, value: object) -> None:
+    record = json.loads((run.saved()[-1] / "state.json").read_bytes())
+    record["progress"][name] = value
+    contents = {path.name: path.read_bytes() for path in run.saved()[-1].iterdir() if path.name != manifest.NAME}
+    contents["state.json"] = json.dumps(record).encode()
+    for file, data in {**contents, manifest.NAME: manifest.text_of(contents)}.items():
+        (run.saved()[-1] / file).write_bytes(data)
+    before = run.summary.read_bytes()
+    with pytest.raises(DataError, match=r"state\.json does not fit the parts of its config \(ValueError: "):
+        dlwp.train("resume=run", "trainer.epochs=4")
+    assert run.summary.read_bytes() == before
 
 
 def test_the_way_on_names_the_key_that_ended_the_run() -> None:

@@ -9,7 +9,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from dlwp.errors import ConfigError, DataError
 from dlwp.runs import history, manifest
@@ -17,6 +17,7 @@ from dlwp.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from dlwp.training.batches import Loader
+    from dlwp.training.state import Progress
     from dlwp.training.trainer import Trainer
 
 _MACHINE = ("device", "threads", "cpu_capability")
@@ -145,6 +146,7 @@ def load(trainer: Trainer, checkpoint: Path, train: Loader, *, exact: bool) -> t
     try:
         notes = trainer.state.load(tensors, record, exact=exact)
         progress = trainer.state.progress
+        _require_sense(progress, checkpoints.step_of(checkpoint))
         changed = trainer.order_changes(train)
         line = f"from {checkpoint.name}: step {progress.step:,d}, epoch {progress.epoch + 1:d}"
     except (TypeError, ValueError, LookupError, AttributeError) as error:  # of a record that this dlwp did not write
@@ -157,6 +159,34 @@ def load(trainer: Trainer, checkpoint: Path, train: Loader, *, exact: bool) -> t
         trainer.begin_epoch_anew()
         notes.append(f"{text}: going on with a new epoch of it (resume_exact=false)")
     return line, notes
+
+
+def _require_sense(progress: Progress, step: int) -> None:
+    """Require that a record of progress was written at `step`, and each of its values is of its type.
+
+    Raises:
+        ValueError: it names what is not.
+    """
+    for name, kind in get_type_hints(type(progress)).items():
+        if not _is_of(getattr(progress, name), kind):
+            raise ValueError(f"{name} is {getattr(progress, name)!r}"[:100])
+    bytes.fromhex(progress.chain)
+    starts = [start for start, _ in progress.cycles]
+    if progress.step != step or min(starts, default=0) > step:
+        raise ValueError(f"step is {progress.step}, cycles are {progress.cycles}"[:100])
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Return whether a JSON value is of an annotated type; a whole number is a count."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin in (list, dict):
+        items = value.values() if isinstance(value, dict) else value
+        return isinstance(value, origin) and all(_is_of(item, inner[-1]) for item in items)
+    if inner:
+        return any(_is_of(value, one) for one in inner)
+    if kind is int:
+        return isinstance(value, int) and 0 <= value < 2**63
+    return kind is Any or isinstance(value, int | float if kind is float else kind)
 
 
 def differences(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

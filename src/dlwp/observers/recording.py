@@ -125,7 +125,7 @@ class Recording:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back where each file ended; it is cut there when the run begins."""
-        self._aside_s, self._last = state["aside"], state["last"]
+        self._aside_s, self._last = float(state["aside"]), state["last"]
         self._ends = {name: int(state.get(name, 0)) for name in self._files}
 
     def _note_order(self, event: Started) -> None:
