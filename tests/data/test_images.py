@@ -99,8 +99,8 @@ def test_a_missing_folder_and_a_missing_set_are_told_in_one_line(make: Callable[
     assert caught.value.message == near
     with pytest.raises(DataError) as caught:
         make(str(tmp_path / "dataset"), download=False)
-    told = f"{make.__name__} is not in '{tmp_path / 'dataset'}'. Add data.download=true, or set data.root"
-    assert caught.value.message == told
+    told = f"{make.__name__} is not in '{tmp_path / 'dataset'}', or not whole there. "
+    assert caught.value.message == told + "Add data.download=true, or set data.root"
 
 
 @pytest.fixture

@@ -1,17 +1,18 @@
-"""Own the hostile files of promise 8: each makes something a stranger could send, and says how a person loads it."""
+"""Own the hostile runs of promise 8: each makes something a stranger could send, says how a person loads it, and what
+that must be refused with. Honest twins of each kind must be taken: what is refused is the hostile part alone.
+"""
 
 from __future__ import annotations
 
-import io
+import hashlib
 import json
 import os
 import pickle
+import re
 import struct
-import tarfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,11 +20,24 @@ STEP = Path("run/checkpoints/step-00000004")
 RESUME = ("train", "resume=run")
 EVALUATE = ("evaluate", "checkpoint=run")
 REPLAY = ("train", "--config-dir", "run", "--config-name", "config", "run_dir=outputs/r")
-CIFAR = ("train", "data=cifar10", "data.root=data", "data.download=false", "model=linear", "run_dir=outputs/r")
-MNIST = ("train", "data=mnist", "data.root=data", "data.download=false", "model=linear", "run_dir=outputs/r")
 Make = Callable[[], None]
-CASES: dict[str, tuple[Make, tuple[str, ...]]] = {}
-"""Name -> (what lays the files into the current folder, which holds a stranger's run; the command and its words)."""
+
+
+class Case(NamedTuple):
+    """Something that a stranger could send.
+
+    Args:
+        make: lays the files into the current folder, which holds a stranger's run.
+        words: the command and its words.
+        refusal: what the one line of the refusal must hold (a regular expression); None: it must be taken.
+    """
+
+    make: Make
+    words: tuple[str, ...]
+    refusal: str | None
+
+
+CASES: dict[str, Case] = {}
 
 
 class Evil:
@@ -33,10 +47,10 @@ class Evil:
         return os.system, ("touch EVIL",)
 
 
-def add(name: str, words: tuple[str, ...], make: Make) -> None:
+def add(name: str, words: tuple[str, ...], make: Make, refusal: str | None) -> None:
     """Take a case in."""
     assert name not in CASES
-    CASES[name] = (make, words)
+    CASES[name] = Case(make, words, refusal)
 
 
 def _seal() -> None:
@@ -47,7 +61,8 @@ def _seal() -> None:
     (STEP / manifest.NAME).write_bytes(manifest.text_of(contents))
 
 
-def _write(path: Path, data: bytes | str) -> None:
+def write(path: Path, data: bytes | str) -> None:
+    """Lay a file, in place of what is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -58,14 +73,14 @@ def several(files: dict[str, bytes | str]) -> Make:
 
     def make() -> None:
         for name, data in files.items():
-            _write(Path(name), data)
+            write(Path(name), data)
 
     return make
 
 
 def stored(name: str, data: bytes | str) -> Make:
     """Return what puts a file into the checkpoint, with a manifest that fits."""
-    return lambda: (_write(STEP / name, data), _seal())[0]
+    return lambda: (write(STEP / name, data), _seal())[0]
 
 
 def config_text(change: Callable[[str], str]) -> Make:
@@ -74,7 +89,7 @@ def config_text(change: Callable[[str], str]) -> Make:
     def make() -> None:
         text = change(Path("run/config.yaml").read_text())
         for path in (Path("run/config.yaml"), STEP / "config.yaml"):
-            _write(path, text)
+            write(path, text)
         _seal()
 
     return make
@@ -106,6 +121,26 @@ def record(**values: Any) -> Make:
 
     return make
 
+
+def progress(**values: Any) -> Make:
+    """Return what changes the progress in state.json, with a manifest that fits."""
+    return lambda: record(progress=json.loads((STEP / "state.json").read_text())["progress"] | values)()
+
+
+# ---- honest twins ---------------------------------------------------------------------------------------------------
+
+
+def untouched() -> None:
+    """Lay nothing beside what is there."""
+
+
+add("honest: a run gone on with", RESUME, untouched, None)
+add("honest: a run gone on with, with a fallback", (*RESUME, "resume_fallback=true"), untouched, None)
+add("honest: a run evaluated", EVALUATE, untouched, None)
+add("honest: a run replayed", REPLAY, untouched, None)
+add("honest: a config written again", RESUME, config(notes="of a stranger"), None)
+add("honest: a record written again", RESUME, progress(), None)
+add("honest: weights sealed again", EVALUATE, lambda: _seal(), None)
 
 # ---- what a config names --------------------------------------------------------------------------------------------
 
@@ -147,67 +182,233 @@ _TARGETS: dict[str, dict[str, Any]] = {
 def _with_evil_modules(make: Make) -> Make:
     def lay() -> None:
         for name in ("evil.py", "run/evil.py", "timm/__init__.py"):
-            _write(Path(name), "import os\nos.system('touch EVIL')\n")
-        _write(Path("run/__init__.py"), "")
-        _write(Path("evil.pt"), pickle.dumps(Evil()))
+            write(Path(name), "import os\nos.system('touch EVIL')\n")
+        write(Path("run/__init__.py"), "")
+        write(Path("evil.pt"), pickle.dumps(Evil()))
         make()
 
     return lay
 
 
+def wants(key: str, target: str) -> str:
+    """Return the refusal of a part that is not to be built."""
+    return re.escape(f"{key} wants to run '{target}'. If you trust its maker: trust=")
+
+
 for _number, (_target, _arguments) in enumerate(_TARGETS.items()):
     _section = {"_target_": _target, **_arguments}
-    add(f"model {_target}", (RESUME, EVALUATE, REPLAY)[_number % 3], _with_evil_modules(config(model=_section)))
+    _words = (RESUME, EVALUATE, REPLAY)[_number % 3]
+    add(f"model {_target}", _words, _with_evil_modules(config(model=_section)), wants("model._target_", _target))
 for _place in ("data", "criterion", "optimizer", "scheduler", "metrics__evil", "callbacks", "trainer__step"):
     _evil: Any = {"_target_": "os.system", "command": "touch EVIL"}
-    add(f"os.system as {_place}", RESUME, config(**{_place: {"evil": _evil} if _place == "callbacks" else _evil}))
-add("os.system nested", EVALUATE, config(model__extra={"_target_": "os.system", "command": "touch EVIL"}))
-add("a callback twice", RESUME, config(callbacks={"evil": {"_target_": "dlwp.runs.files.remove_tree", "path": "keep"}}))
-add(
-    "trust in the file", RESUME, config(trust=["os", "posix"], model={"_target_": "os.system", "command": "touch EVIL"})
-)
-add("a string as step", RESUME, config(trainer__step="os.abort"))
+    _key = _place.replace("__", ".") + (".evil" if _place == "callbacks" else "")
+    add(f"os.system as {_place}", RESUME, config(**{_place: {"evil": _evil} if _place == "callbacks" else _evil}),
+        wants(f"{_key}._target_", "os.system"))  # fmt: skip
+_evil = {"_target_": "os.system", "command": "touch EVIL"}
+add("os.system nested", EVALUATE, config(model__extra=_evil), wants("model.extra._target_", "os.system"))
+_evil_callback = {"evil": {"_target_": "dlwp.runs.files.remove_tree", "path": "keep"}}
+_refusal = wants("callbacks.evil._target_", "dlwp.runs.files.remove_tree")
+add("a callback", RESUME, config(callbacks=_evil_callback), _refusal)
+_refusal = wants("model._target_", "os.system")
+add("trust in the file", RESUME, config(trust=["os", "posix"], model=_evil), _refusal)
+add("a string as step", RESUME, config(trainer__step="os.abort"), wants("trainer.step", "os.abort"))
 
 # ---- what a config is -----------------------------------------------------------------------------------------------
 
-add("python tag", RESUME, config_text(lambda text: text + "evil: !!python/object/apply:os.system ['touch EVIL']\n"))
+add(
+    "python tag",
+    RESUME,
+    config_text(lambda text: text + "evil: !!python/object/apply:os.system ['touch EVIL']\n"),
+    r"is not the config of a run: line \d+ holds tag:yaml.org,2002:python/object/apply:os.system",
+)
 _LAUGHS = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
 )
-add("billion laughs", RESUME, config_text(lambda text: text + _LAUGHS))
-add("nested 100,000 deep", RESUME, config_text(lambda text: text + "notes: " + "[" * 100_000 + "]" * 100_000))
-add("config of 50 MB", RESUME, config_text(lambda text: text + "#" + "x" * 50_000_000))
-add("not text", RESUME, config_text(lambda text: text + "\x00\x01"))
-add("environment", RESUME, config(notes="${oc.env:HOME}"))
-add("environment, replayed", REPLAY, config(notes="${oc.env:HOME}"))
-add("environment, evaluated", EVALUATE, config(tags=["${oc.env:PATH}"]))
-add("references that multiply", RESUME, config(notes="${tags}${tags}", tags=["${notes}"]))
-add("a resolver", RESUME, config(notes="${hydra:runtime.cwd}"))
-add("Hydra's own section", REPLAY, config(hydra={"callbacks": {"x": {"_target_": "os.system"}}}))
-add("Hydra's search path", REPLAY, config(hydra={"searchpath": ["pkg://evil"]}))
-add("other defaults", REPLAY, config(defaults=["/hydra/launcher: evil", "_self_"]))
-add("a package", REPLAY, config_text(lambda text: "# @package hydra\n" + text))
-add("a run_dir", REPLAY[:-1], config(run_dir="../outside"))
-add("a group beside it", RESUME, lambda: _write(Path("run/hydra/config.yaml"), "job: {chdir: true}\n"))
-add("a damaged head", RESUME, config_text(lambda text: '# typed: "\n# chosen: x\n' + text))
+add(
+    "billion laughs",
+    RESUME,
+    config_text(lambda text: text + _LAUGHS),
+    r"is not the config of a run: line \d+ holds an alias",
+)
+add(
+    "nested 100,000 deep",
+    RESUME,
+    config_text(lambda text: text + "notes: " + "[" * 100_000 + "]" * 100_000),
+    r"is not the config of a run: line \d+ is nested deeper than 40",
+)
+add(
+    "config of 50 MB",
+    RESUME,
+    config_text(lambda text: text + "#" + "x" * 50_000_000),
+    "config.yaml cannot be read .it has 50,0.*at most 1,048,576 are expected",
+)
+add(
+    "not text",
+    RESUME,
+    config_text(lambda text: text + "\x00\x01"),
+    "is not the config of a run: unacceptable character #x0000",
+)
+add(
+    "environment",
+    RESUME,
+    config(notes="${oc.env:HOME}"),
+    "reads ..oc.env:HOME.. If you trust its maker: trust=.oc.env.",
+)
+add(
+    "environment, replayed",
+    REPLAY,
+    config(notes="${oc.env:HOME}"),
+    "reads ..oc.env:HOME.. If you trust its maker: trust=.oc.env.",
+)
+add(
+    "environment, evaluated",
+    EVALUATE,
+    config(tags=["${oc.env:PATH}"]),
+    "reads ..oc.env:PATH.. If you trust its maker: trust=.oc.env.",
+)
+add(
+    "references that multiply",
+    RESUME,
+    config(notes="${tags}${tags}", tags=["${notes}"]),
+    r"is not the config of a run: line \d+ holds the reference '..notes.'",
+)
+add(
+    "a resolver",
+    RESUME,
+    config(notes="${hydra:runtime.cwd}"),
+    r"is not the config of a run: line \d+ holds the reference '..hydra:runtime.cwd.'",
+)
+add(
+    "Hydra's own section",
+    REPLAY,
+    config(hydra={"callbacks": {"x": {"_target_": "os.system"}}}),
+    "is not the config of a run: it sets 'hydra'",
+)
+add(
+    "Hydra's search path",
+    REPLAY,
+    config(hydra={"searchpath": ["pkg://evil"]}),
+    "is not the config of a run: it sets 'hydra'",
+)
+add(
+    "other defaults",
+    REPLAY,
+    config(defaults=["/hydra/launcher: evil", "_self_"]),
+    "is not the config of a run: its defaults are others",
+)
+add(
+    "a package",
+    REPLAY,
+    config_text(lambda text: "# @package hydra\n" + text),
+    "is not the config of a run: it names a @package",
+)
+add("a run_dir", REPLAY[:-1], config(run_dir="../outside"), "is not the config of a run: it sets 'run_dir'")
+add(
+    "a group beside it",
+    RESUME,
+    lambda: write(Path("run/hydra/config.yaml"), "job: {chdir: true}\n"),
+    "run holds 'hydra/config.yaml', which is no file of a run",
+)
+add(
+    "a damaged head",
+    RESUME,
+    config_text(lambda text: '# typed: "\n# chosen: x\n' + text),
+    "the first lines of .* are damaged .No closing quotation",
+)
 
 # ---- what a checkpoint holds ----------------------------------------------------------------------------------------
 
-_DEEP = "[" * 200_000 + "]" * 200_000
-add("state.json nested", RESUME, stored("state.json", _DEEP))
-add("state.json a pickle", EVALUATE, stored("state.json", pickle.dumps(Evil())))
-add("state.json of 300 MB", RESUME, stored("state.json", b"[" + b"0," * 150_000_000 + b"0]"))
-add("state.json a list", RESUME, stored("state.json", "[]"))
-add("structure deep", RESUME, record(structure={"model": [[[[{"$tensor": "../../x"}]]]], "optimizer": {}}))
-add("structure a number", EVALUATE, record(structure=3))
-add("aliases a list", EVALUATE, record(aliases=[1]))
-add("progress of other fields", RESUME, record(progress={"evil": 1}))
-add("progress without sense", RESUME, record(progress={"step": "x", "position": -5, "epoch": 1e300}))
-add("no format", RESUME, record(format_version=None))
-add("format of a text", EVALUATE, record(format_version="__import__('os').system('touch EVIL')"))
-add("stateful without sense", RESUME, record(stateful={"tally": 3, "Recording": {"offset": "x"}}))
-add("offset beyond", RESUME, record(stateful={"Recording": {"offset": -(10**9), "aside": 0, "last": {}}}))
-add("weights a pickle", EVALUATE, stored("model.safetensors", pickle.dumps(Evil())))
+DEEP = "[" * 200_000 + "]" * 200_000
+add("state.json nested", RESUME, stored("state.json", DEEP), "state.json is no record of a run .RecursionError")
+add(
+    "state.json a pickle",
+    EVALUATE,
+    stored("state.json", pickle.dumps(Evil())),
+    "state.json is no record of a run .UnicodeDecodeError",
+)
+add(
+    "state.json of 300 MB",
+    RESUME,
+    stored("state.json", b"[" + b"0," * 150_000_000 + b"0]"),
+    "state.json has more than 33,554,432 bytes",
+)
+add(
+    "state.json a list", RESUME, stored("state.json", "[]"), "state.json is no record of a run .TypeError: list indices"
+)
+add(
+    "structure deep",
+    RESUME,
+    record(structure={"model": [[[[{"$tensor": "../../x"}]]]], "optimizer": {}}),
+    "although its files are whole .KeyError: '../../x'",
+)
+add(
+    "structure a number",
+    EVALUATE,
+    record(structure=3),
+    "although its files are whole .TypeError: .*'int'",
+)
+add(
+    "aliases a list",
+    EVALUATE,
+    record(aliases=[1]),
+    "although its files are whole .AttributeError: 'list' object has no attribute 'get'",
+)
+add(
+    "progress of other fields",
+    RESUME,
+    record(progress={"evil": 1}),
+    "does not fit the parts of its config .TypeError.*'evil'",
+)
+_PROGRESS: dict[str, tuple[Any, ...]] = {
+    "step": ("x", -1, 3, 10**30),
+    "samples": ("x", 10**400),
+    "epoch": (1e300, -1),
+    "position": (-5, 1.5),
+    "pending": (3, [4]),
+    "best_value": ("x",),
+    "best_step": (0.5,),
+    "last_values": ({"loss": "x"},),
+    "elapsed_s": ("x",),
+    "order": (3,),
+    "total_steps": ("x",),
+    "cycles": (3, [["x", 4]], [[5, 9]]),
+    "pieces": (-1,),
+}
+for _name, _values in _PROGRESS.items():
+    for _value in _values:
+        _why = f"{_name} (is|are) {re.escape(f'{_value!r:.40}')}"
+        add(f"progress {_name} {_value!r:.20}", RESUME, progress(**{_name: _value}),
+            f"does not fit the parts of its config .ValueError: .*{_why}")  # fmt: skip
+_refusal = "does not fit the parts of its config .ValueError: non-hexadecimal number found"
+add("progress chain", RESUME, progress(chain="EVIL"), _refusal)
+_refusal = "does not fit the parts of its config .ValueError: not enough values to unpack"
+add("progress of half a cycle", RESUME, progress(cycles=[[0]]), _refusal)
+add("no format", RESUME, record(format_version=None), "state.json is no record of a run .TypeError: int")
+add(
+    "format of a text",
+    EVALUATE,
+    record(format_version="__import__('os').system('touch EVIL')"),
+    "state.json is no record of a run .ValueError: invalid literal for int",
+)
+add(
+    "stateful without sense",
+    RESUME,
+    record(stateful={"tally": 3}),
+    "does not fit the parts of its config .TypeError: 'int' object is not subscriptable",
+)
+add(
+    "a time that is none",
+    RESUME,
+    record(stateful={"Recording": {"offset": 0, "aside": "x", "last": {}}}),
+    "does not fit the parts of its config .ValueError: could not convert string to float",
+)
+add("offset beyond", RESUME, record(stateful={"Recording": {"offset": -(10**9), "aside": 0, "last": {}}}), None)
+add(
+    "weights a pickle",
+    EVALUATE,
+    stored("model.safetensors", pickle.dumps(Evil())),
+    "although its files are whole .SafetensorError: .*header too large",
+)
 
 
 def _safetensors(header: Any, data: bytes = b"") -> bytes:
@@ -215,154 +416,72 @@ def _safetensors(header: Any, data: bytes = b"") -> bytes:
     return struct.pack("<Q", len(text)) + text + data
 
 
-_HEADERS: dict[str, bytes] = {
-    "of 2^63 bytes": struct.pack("<Q", 2**63) + b"{}",
-    "out of range": _safetensors({"a": {"dtype": "F32", "shape": [10**9], "data_offsets": [0, 4 * 10**9]}}),
-    "overlapping": _safetensors({n: {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} for n in "ab"}, b"\0" * 4),
-    "nested": _safetensors(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
-    "of no type": _safetensors({"a": {"dtype": "EVIL", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
-    "of another model": _safetensors({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"\0" * 4),
-    "empty": b"",
+_ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+_HEADERS: dict[str, tuple[bytes, str]] = {
+    "of 2^63 bytes": (struct.pack("<Q", 2**63) + b"{}", "header too large"),
+    "out of range": (
+        _safetensors({"a": _ONE | {"shape": [10**9], "data_offsets": [0, 4 * 10**9]}}),
+        "not fully covered",
+    ),
+    "overlapping": (_safetensors(dict.fromkeys("ab", _ONE), b"\0" * 4), "invalid offset for tensor"),
+    "nested": (_safetensors(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "recursion limit exceeded"),
+    "of no type": (_safetensors({"a": _ONE | {"dtype": "EVIL"}}, b"\0" * 4), "unknown variant `EVIL`"),
+    "of another model": (_safetensors({"a": _ONE}, b"\0" * 4), "KeyError: 'stages.0.0.weight'"),
+    "empty": (b"", "header too small"),
 }
-for _name, _bytes in _HEADERS.items():
-    add(f"safetensors {_name}", EVALUATE, stored("model.safetensors", _bytes))
+for _name, (_bytes, _why) in _HEADERS.items():
+    add(f"safetensors {_name}", EVALUATE, stored("model.safetensors", _bytes), f"although its files are whole.*{_why}")
 
 
-def manifest(entries: dict[str, Any]) -> Make:
-    """Return what writes a manifest of these entries, with a fitting hash of its own."""
+def manifest(**entries: Any) -> Make:
+    """Return what adds entries to the manifest of the honest files, or replaces some; its own hash fits."""
     from dlwp.runs import manifest as manifests
 
-    return lambda: _write(STEP / manifests.NAME, manifests._with_own_hash({"files": entries}))
-
-
-_ENTRY = {"size": 10, "sha256": "0" * 64}
-add("MANIFEST naming /etc/passwd", EVALUATE, manifest({"/etc/passwd": _ENTRY, "state.json": _ENTRY}))
-add("MANIFEST naming ../../x", RESUME, manifest({"../../../keep": _ENTRY, "state.json": _ENTRY}))
-add("MANIFEST of sizes", EVALUATE, manifest({"state.json": {"size": 10**13, "sha256": "x"}}))
-add("MANIFEST of texts", EVALUATE, manifest({"state.json": {"size": "x", "sha256": 3}}))
-add("MANIFEST nested", RESUME, lambda: _write(STEP / "MANIFEST.json", _DEEP))
-for _text in ("../../x", "/etc", "step-00000004/../../..", "\xff\xfe", "x" * 10**7):
-    add(f"pointer {_text[:20]!r}", EVALUATE, several({f"run/checkpoints/{name}": _text for name in ("last", "best")}))
-
-
-def _pipe(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def _link(path: Path, target: str) -> None:
-    path.unlink(missing_ok=True)
-    path.symlink_to(target)
-
-
-for _file in (
-    "config.yaml",
-    "summary.json",
-    "metrics.jsonl",
-    "checkpoints/last",
-    str(STEP.relative_to("run") / "state.json"),
-):
-    add(f"{_file} a pipe", RESUME, lambda file=_file: _pipe(Path("run") / file))  # type: ignore[misc]
-for _file in ("config.yaml", "summary.json", str(STEP.relative_to("run") / "state.json")):
-    add(f"{_file} is /dev/zero", RESUME, lambda file=_file: _link(Path("run") / file, "/dev/zero"))  # type: ignore[misc]
-for _file in (".lock", "metrics.jsonl", "run.log", "tensorboard"):
-    add(f"{_file} leads outside", RESUME, lambda file=_file: _link(Path("run") / file, str(Path("keep").resolve())))  # type: ignore[misc]
-add("summary.json nested", RESUME, lambda: _write(Path("run/summary.json"), _DEEP))
-add("metrics.jsonl nested", RESUME, lambda: _write(Path("run/metrics.jsonl"), _DEEP + "\n"))
-for _command in ("train resume=evil.pt", "evaluate checkpoint=evil.pt"):
-    add(f"a .pt file: {_command}", tuple(_command.split()), lambda: _write(Path("evil.pt"), pickle.dumps(Evil())))
-
-# ---- data -----------------------------------------------------------------------------------------------------------
-
-
-def _png(width: int, height: int, extra: bytes = b"") -> bytes:
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join(packer.compress(bytes(width * 3 + 1)) for _ in range(height)) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-def _text_bomb() -> bytes:
-    data = b"k\0\0" + zlib.compress(bytes(200_000_000), 9)
-    return struct.pack(">I", len(data)) + b"zTXt" + data + struct.pack(">I", zlib.crc32(b"zTXt" + data))
-
-
-def picture(data: Callable[[], bytes]) -> Make:
-    """Return what lays a file between two honest pictures."""
-
     def make() -> None:
-        for kind in ("cat", "dog"):
-            for number in range(2):
-                _write(Path(f"data/cifar10/train/{kind}/{number}.png"), _png(8, 8))
-        _write(Path("data/cifar10/train/dog/1.png"), data())
+        honest = json.loads((STEP / manifests.NAME).read_bytes())["files"]
+        write(STEP / manifests.NAME, manifests._with_own_hash({"files": honest | entries}))
 
     return make
 
 
-_EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(EVIL) (w) file\n"
-add("PNG of 20000x20000", CIFAR, picture(lambda: _png(20_000, 20_000)))
-add("PNG of 9470x9470", CIFAR, picture(lambda: _png(9_470, 9_470)))
-add("PNG with a text bomb", CIFAR, picture(lambda: _png(8, 8, _text_bomb())))
-add("EPS as a picture", CIFAR, picture(lambda: _EPS))
-add("a picture that is a pickle", CIFAR, picture(lambda: pickle.dumps(Evil())))
-add("a picture that is a page", CIFAR, picture(lambda: b"<html>"))
-add("a picture cut off", CIFAR, picture(lambda: _png(8, 8)[:45]))
-add("a picture that is a pipe", CIFAR, lambda: (picture(bytes)(), _pipe(Path("data/cifar10/train/cat/0.png")))[0])
-_PICKLE = pickle.dumps(Evil())
-_BATCHES = ("batches.meta", "data_batch_1", "test_batch")
-add("a batch that is a pickle", CIFAR, several({f"data/cifar-10-batches-py/{name}": _PICKLE for name in _BATCHES}))
-add("MNIST as .pt", MNIST, several({f"data/MNIST/processed/{name}.pt": _PICKLE for name in ("training", "test")}))
-_IDX = {
-    "train-images-idx3": 47_040_016,
-    "train-labels-idx1": 60_008,
-    "t10k-images-idx3": 7_840_016,
-    "t10k-labels-idx1": 10_008,
-}
-_FALSE = {f"data/MNIST/raw/{name}-ubyte": struct.pack(">I", 2051) + b"\xff" * (n - 4) for name, n in _IDX.items()}
-add("MNIST of a false head", MNIST, several(_FALSE))
-add("SVHN that is a pickle", ("train", "data=svhn", *MNIST[2:]), lambda: _write(
-    Path("data/train_32x32.mat"), pickle.dumps(Evil())))  # fmt: skip
-
-# ---- archives -------------------------------------------------------------------------------------------------------
-
-
-def tar(**members: Any) -> Make:
-    """Return what writes set.tar of members with the given fields, each after an honest one."""
+def named_outside(name: str) -> Make:
+    """Return what lets state.json name a group of tensors that lies outside, whole as the manifest has it."""
 
     def make() -> None:
-        with tarfile.open("set.tar.gz", "w:gz") as archive:
-            for name in ("set/a", "set/b"):
-                archive.addfile(_member(name, size=3), io.BytesIO(b"abc"))
-            archive.addfile(_member(**members), io.BytesIO(bytes(members.get("size", 0))))
+        data = _safetensors({"secret": _ONE}, bytes(4))
+        write(Path("keep/x.safetensors"), data)
+        found = json.loads((STEP / "state.json").read_text())
+        found["structure"][name] = {"secret": {"$tensor": "secret"}}
+        stored("state.json", json.dumps(found))()
+        entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        manifest(**{f"{name}.safetensors": entry})()
 
     return make
 
 
-def _member(name: str, **fields: Any) -> tarfile.TarInfo:
-    found = tarfile.TarInfo(name)
-    for field, value in fields.items():
-        setattr(found, field, value)
-    return found
-
-
-UNPACK = ("unpack", "set.tar.gz")
-add("tar with ..", UNPACK, tar(name="set/../../EVIL"))
-add("tar with an absolute name", UNPACK, tar(name=str(Path("/tmp/EVIL"))))
-add("tar with a link", UNPACK, tar(name="set/c", type=tarfile.SYMTYPE, linkname="/etc"))
-add("tar with a hard link", UNPACK, tar(name="set/c", type=tarfile.LNKTYPE, linkname="../../keep"))
-add("tar with a device", UNPACK, tar(name="set/c", type=tarfile.CHRTYPE, devmajor=1, devminor=5))
-add("tar with a pipe", UNPACK, tar(name="set/c", type=tarfile.FIFOTYPE))
-add("tar with a member twice", UNPACK, tar(name="set/a", size=3))
-add("tar with another folder", UNPACK, tar(name="other/a", size=3))
-add("tar bomb", UNPACK, tar(name="set/c", size=200_000_000))
-add("a page as a tar", UNPACK, lambda: _write(Path("set.tar.gz"), "<html>"))
-add("gzip bomb", ("unpack", "set.gz"), lambda: _write(Path("set.gz"), _gzip(200_000_000)))
-
-
-def _gzip(size: int) -> bytes:
-    import gzip
-
-    return gzip.compress(bytes(size))
+_PASSWD = {"size": Path("/etc/passwd").stat().st_size, "sha256": "0" * 64}
+_FALLBACK = (*RESUME, "resume_fallback=true")
+add("MANIFEST naming /etc/passwd", _FALLBACK, manifest(**{"/etc/passwd": _PASSWD}), "holds no /etc/passwd")
+add("MANIFEST naming ../../x", _FALLBACK, manifest(**{"../../../keep": _PASSWD}), "holds no ../../../keep")
+add("a name outside that nobody asks for", RESUME, manifest(**{"/etc/passwd": _PASSWD}), None)
+_OUT = "../../../keep/x"
+add("tensors outside", RESUME, named_outside(_OUT), f"holds no {_OUT}.safetensors")
+add("MANIFEST of a size", EVALUATE, manifest(**{"state.json": {"size": 10**13, "sha256": "x"}}),
+    "state.json has more than 33,554,432 bytes")  # fmt: skip
+add("MANIFEST of a size of weights", EVALUATE, manifest(**{"model.safetensors": {"size": 10**13, "sha256": "x"}}),
+    "model.safetensors is damaged .*expected 10,000,000,000,000")  # fmt: skip
+add("MANIFEST of texts", EVALUATE, manifest(**{"state.json": {"size": "x", "sha256": 3}}),
+    "MANIFEST.json is damaged .invalid literal for int")  # fmt: skip
+add(
+    "MANIFEST nested",
+    RESUME,
+    lambda: write(STEP / "MANIFEST.json", DEEP),
+    "MANIFEST.json is damaged .maximum recursion depth",
+)
+for _text in ("../../keep/step-00000001", "/etc", "step-00000004/../../..", "\xff\xfe", "x" * 10**7):
+    _both: dict[str, bytes | str] = {f"run/checkpoints/{name}": _text for name in ("last", "best")}
+    _why = (
+        "it has 10,000,000 bytes, at most 1,000" if len(_text) > 1000 else "is damaged: it should hold a name such as"
+    )
+    _lay = lambda files=_both: (Path("keep/step-00000001").mkdir(), several(files)())[1]  # noqa: E731
+    add(f"pointer {_text[:30]!r}", EVALUATE, _lay, f"run/checkpoints/best .*{_why}")

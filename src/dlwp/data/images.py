@@ -243,8 +243,10 @@ def _why_not(name: str, sources: list[Source], download: bool, root: Path, error
             return DataError(f"{path}: md5 is {found[:8]}…, expected {expected[:8]}…{page}. {way_out}")
     if not isinstance(error, UnreachableError):
         if not download and "not found" in str(error):
-            return DataError(f"{name} is not in '{root}'. Add data.download=true, or set data.root")
+            return DataError(f"{name} is not in '{root}', or not whole there. Add data.download=true, or set data.root")
         why = " ".join(str(error).split())[:120] or type(error).__name__
+        if isinstance(error, UnpicklingError):  # of torch, which speaks to programmers
+            why = "a .pt file holds more than tensors, or none"
         return DataError(f"{name} in '{root}' is damaged ({why}). Remove it, and try again")
     missing = [source for source in sources if not source.path.is_file()] or sources[:1]
     first = missing[0]
