@@ -206,6 +206,8 @@ for _place in ("data", "criterion", "optimizer", "scheduler", "metrics__evil", "
         wants(f"{_key}._target_", "os.system"))  # fmt: skip
 _evil = {"_target_": "os.system", "command": "touch EVIL"}
 add("os.system nested", EVALUATE, config(model__extra=_evil), wants("model.extra._target_", "os.system"))
+add("os.system as an augmentation", RESUME, config(data__augment=["flip", _evil]),
+    wants("data.augment[1]._target_", "os.system"))  # fmt: skip
 _evil_callback = {"evil": {"_target_": "dlwp.runs.files.remove_tree", "path": "keep"}}
 _refusal = wants("callbacks.evil._target_", "dlwp.runs.files.remove_tree")
 add("a callback", RESUME, config(callbacks=_evil_callback), _refusal)
