@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from torture import nonfinite_runs
 from torture.kit import Promise, Scale, Trial, require
 
 STEPS, SIZE = 8, 4
@@ -222,7 +223,8 @@ def _trials(scale: Scale) -> list[Trial]:
 
     trials = [of(policy, fault) for fault in FAULTS for policy in (_stop, _skip, _rollback)]
     trials += [Trial(f"NaN evaluation {at}", lambda folder, at=at: _best(at)) for at in places]
-    return [*trials, Trial("NaN average", lambda _: _averages()), Trial("fp16 overflow", lambda _: _half())]
+    trials += [Trial("NaN average", lambda _: _averages()), Trial("fp16 overflow", lambda _: _half())]
+    return [*trials, *nonfinite_runs.trials(scale)]
 
 
 def _unguarded(policy: Callable[[str, int], None]) -> Callable[[Path], None]:
@@ -236,17 +238,16 @@ def _unguarded(policy: Callable[[str, int], None]) -> Callable[[Path], None]:
 
 
 def _without_buffers(folder: Path) -> None:
-    from dlwp.training.nonfinite import Guard
-
-    Guard.begin_step = lambda self: None  # type: ignore[method-assign]
+    nonfinite_runs.buffers_stay()
     _skip("NaN pixel", 3)
 
 
 def _controls(scale: Scale) -> list[Trial]:
     return [
-        Trial("no verdict, stop", _unguarded(_stop)),
-        Trial("no verdict, rollback", _unguarded(_rollback)),
-        Trial("batch statistics not put back", _without_buffers),
+        Trial("no verdict, stop", _unguarded(_stop), breaks="does not name step"),
+        Trial("no verdict, rollback", _unguarded(_rollback), breaks="not told"),
+        Trial("batch statistics not put back", _without_buffers, breaks="norm.running_mean is not finite"),
+        *nonfinite_runs.controls(scale),
     ]
 
 

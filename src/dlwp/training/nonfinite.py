@@ -32,7 +32,7 @@ class Guard:
     """Decides whether a step may be taken, by `trainer.on_nonfinite`.
 
     stop: the run fails, naming step and module.
-    skip: the step is left out, and buffers (batch statistics) are put back.
+    skip: the step is left out, and buffers (batch statistics) are put back, as are the sums of the epoch's metrics.
     rollback: weights, buffers and optimizer return to the last checkpoint; training goes on with the next batch.
 
     On the CPU, and for skip and rollback, the verdict is read at each step. Elsewhere, with a fused optimizer and
@@ -50,11 +50,12 @@ class Guard:
         self._good: dict[str, Any] | None = None
 
     def begin_step(self) -> None:
-        """Keep a copy of the floating-point buffers, which batch norm changes in its forward pass."""
+        """Keep a copy of the buffers, which batch norm changes in its forward pass, and of the sums of the metrics."""
         if self._policy == "stop":
             return
+        self._kept_sums = self._trainer.tally.copy()
         if not self._kept_buffers:
-            self._buffers = [buffer for buffer in self._trainer.model.buffers() if buffer.is_floating_point()]
+            self._buffers = list(self._trainer.model.buffers())
             self._kept_buffers = [buffer.clone() for buffer in self._buffers]
         elif self._buffers:
             torch._foreach_copy_(self._kept_buffers, self._buffers)
@@ -76,11 +77,13 @@ class Guard:
             progress.skipped += 1
             if self._buffers:
                 torch._foreach_copy_(self._buffers, self._kept_buffers)
+            self._trainer.tally.restore(self._kept_sums)
             self._trainer.warn(f"step {progress.step + 1} left out: {_word(loss)}")
             return False
         if self._policy == "rollback" and progress.rollbacks < MAX_ROLLBACKS:
             progress.rollbacks += 1
             since = self._restore()
+            self._trainer.tally.restore(self._kept_sums)
             self._trainer.warn(
                 f"step {progress.step + 1} left out: {_word(loss)}; weights are back at step {since}, "
                 f"so steps {since + 1} to {progress.step + 1} do not count"
@@ -117,8 +120,10 @@ class Guard:
         """Look at all weights, and their averages, before they are saved; waits for the device.
 
         Raises:
-            NonFiniteError: one is NaN or infinite; it names it.
+            NonFiniteError: one is NaN or infinite; it names it. Or a step was, whose verdict had not been read:
+                batch statistics are then, too.
         """
+        self.read_verdict()
         averaged = self._trainer.state.averaged
         averages = averaged.parameters.items() if averaged is not None else ()
         named = dict(self._trainer.model.named_parameters()) | {f"average of {name}": one for name, one in averages}
@@ -150,10 +155,8 @@ class Guard:
 
     def _error(self, loss: Tensor, batch: Any, step: int) -> NonFiniteError:
         progress = self._trainer.state.progress
-        module = self.first_module(batch)
-        where = f"; first in {module}" if module else ""
         at = f"at step {step} (epoch {progress.epoch + 1}{self._samples()})"
-        return NonFiniteError(f"{_word(loss)} {at}{where}.{self._way_out()}")
+        return NonFiniteError(f"{_word(loss)} {at}; first in {self.first_module(batch)}.{self._way_out()}")
 
     def _samples(self) -> str:
         """Return which samples were in the batch: the first of them."""
