@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from torture.commands import outcome, records, succeed
-from torture.kit import Promise, Scale, Trial, require
+from torture.kit import Promise, Scale, Trial, once, require
 
 CLASSES = 7
 
@@ -166,6 +169,108 @@ def _command(folder: Path) -> None:
         require(value == logged[name], f"dlwp-eval gives {name} {value!r}, the log has {logged[name]!r}")
 
 
+# ---- dlwp-eval, in any batches and by any loader --------------------------------------------------------------------
+
+SAMPLES = '''
+import torch
+from torch.utils.data import TensorDataset
+
+NUMBERS = {"train": 40, "val": 31, "test": 67}
+
+def arrays(split, kind):
+    """Inputs (N, 5), and targets near 10 (N, 2) or of 7 classes (N,)."""
+    generator = torch.Generator().manual_seed(list(NUMBERS).index(split))
+    inputs = torch.randn(NUMBERS[split], 5, generator=generator)
+    if kind == "regression":
+        return inputs, 10 + inputs[:, :2] + torch.randn(NUMBERS[split], 2, generator=generator)
+    return inputs, torch.randint(7, (NUMBERS[split],), generator=generator)
+
+def regression():
+    return {split: TensorDataset(*arrays(split, "regression")) for split in NUMBERS}
+
+def weighted():
+    return {split: TensorDataset(*arrays(split, "weighted")) for split in NUMBERS}
+'''
+"""A user's own data, to be written beside the command as samples.py."""
+
+LOADERS = {
+    "memory": ("data.loader=memory",), "no workers": ("data.loader=workers", "data.num_workers=0"),
+    "2 workers": ("data.loader=workers", "data.num_workers=2"),
+}  # fmt: skip
+
+COUNTS = ("accuracy", "top5")
+"""Metrics that are a count of samples over their number: exact."""
+WEIGHTS = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]
+"""Of the classes, in the loss."""
+
+
+def _trained(kind: str) -> Path:
+    """Return a folder with a run on data of this kind, made once."""
+
+    def make(folder: Path) -> None:
+        (folder / "samples.py").write_text(SAMPLES)
+        task = (
+            ("criterion=mse", "metrics=regression")
+            if kind == "regression"
+            else ("criterion=cross_entropy", f"criterion.weight={WEIGHTS}", "metrics=classification")
+        )
+        words = ("data=dataset", f"data._target_=samples.{kind}", "data.batch_size=9", "model=mlp", "model.hidden=[8]")
+        succeed(*words, *task, "trainer.epochs=2", "logger.tensorboard=false", "logger.plots=false", "run_dir=run",
+                folder=folder)  # fmt: skip
+
+    return once(f"exact-evaluation-{kind}", make)
+
+
+def _direct(kind: str, split: str) -> dict[str, float]:
+    """Return what the best weights give over a split in one piece, in float64, by nothing of dlwp's."""
+    folder = _trained(kind)
+    names: dict[str, Any] = {}
+    exec(SAMPLES, names)
+    inputs, targets = names["arrays"](split, kind)
+    best = folder / "run" / "checkpoints" / (folder / "run/checkpoints/best").read_text().strip()
+    weights = {name: value.double() for name, value in load_file(best / "model.safetensors").items()}
+    hidden = (inputs.double() @ weights["layers.0.weight"].T + weights["layers.0.bias"]).relu()
+    outputs = hidden @ weights["head.weight"].T + weights["head.bias"]
+    if kind == "regression":
+        error, spread = outputs - targets.double(), targets.double() - targets.double().mean(0)
+        squared = error.square()
+        found = {"loss": squared.mean(), "mae": error.abs().mean(), "rmse": squared.mean().sqrt(),
+                 "r2": (1 - squared.sum(0) / spread.square().sum(0)).mean()}  # fmt: skip
+        return {name: float(value) for name, value in found.items()}
+    loss = nn.functional.cross_entropy(outputs, targets, torch.tensor(WEIGHTS, dtype=torch.float64))
+    top5 = int((outputs.topk(5, 1).indices == targets.unsqueeze(1)).any(1).sum())
+    right = int((outputs.argmax(1) == targets).sum())
+    return {"loss": float(loss), "accuracy": right / len(targets), "top5": top5 / len(targets)}
+
+
+def evaluated(
+    kind: str, split: str, batches: tuple[int, ...], loaders: tuple[str, ...], before: Callable[[], None] | None = None
+) -> Trial:
+    """Return the try of dlwp-eval on a run: in any batches and by any loader what its weights give in one piece."""
+
+    def do(folder: Path) -> int:
+        expected = _direct(kind, split)
+        shutil.copytree(_trained(kind), folder, dirs_exist_ok=True)
+        for batch in batches:
+            for loader in loaders:
+                words = (f"split={split}", f"data.eval_batch_size={batch}", *LOADERS[loader])
+                told = succeed(
+                    "checkpoint=run", "format=json", "trust=[samples]", *words, name="evaluate", before=before
+                )
+                found = json.loads(told[told.index("{") :])
+                what = f"of {split} ({kind}) in batches of {batch}, {loader}"
+                require(
+                    found["num_samples"] == {"val": 31, "test": 67}[split], f"{found['num_samples']} samples {what}"
+                )
+                require(set(found["values"]) == set(expected), f"{sorted(found['values'])} {what}")
+                for name, value in expected.items():
+                    near = math.isclose(found["values"][name], value, rel_tol=0 if name in COUNTS else 1e-6)
+                    require(near, f"{name} {what}: {found['values'][name]!r}, expected {value!r}")
+        return len(batches) * len(loaders)
+
+    return Trial(f"dlwp-eval of {split}, {kind}", do)
+
+
 def _trials(scale: Scale) -> list[Trial]:
     sizes = (1, 5, 7) if scale.is_fast else (1, 2, 3, 5, 31, 67)
     batches = (2, 3) if scale.is_fast else (1, 2, 7, 16, 64, 100)
@@ -175,7 +280,20 @@ def _trials(scale: Scale) -> list[Trial]:
     pieces = (3,) if scale.is_fast else (1, 2, 3, 4, 5)
     for size in (7,) if scale.is_fast else (5, 7, 31):
         trials.append(Trial(f"gradients of {size} in pieces", lambda _, n=size: _gradients(n, pieces)))
-    return [*trials, Trial("dlwp-eval", _command)]
+    trials.append(Trial("dlwp-eval", _command))
+    if scale.is_fast:
+        return [
+            *trials,
+            evaluated("regression", "test", (7,), ("2 workers",)),
+            evaluated("weighted", "test", (1000, 1), ("memory",)),
+        ]
+    all_of = ((1, 7, 1000), tuple(LOADERS))
+    return [
+        *trials,
+        evaluated("regression", "test", *all_of),
+        evaluated("weighted", "test", *all_of),
+        evaluated("weighted", "val", (7,), ("memory",)),
+    ]
 
 
 def _unweighted(job: Callable[[], Any]) -> Callable[[Path], None]:
@@ -198,11 +316,30 @@ def _unreduced(folder: Path) -> None:
     _several(folder, 2, (5, 7), (2,))
 
 
+def _means_of_means() -> None:
+    from dlwp.training import evaluation
+
+    evaluation.weight_of = lambda criterion, batch: 1.0  # type: ignore[assignment]
+
+
+def _filled_up() -> None:
+    """Fill a smaller last batch up with samples that were counted before, as a padded split is."""
+    from dlwp.data.resident import Order
+
+    def bounds(self: Order, position: int) -> slice:
+        end = min((position + 1) * self._batch_size, self._length)
+        return slice(max(0, end - self._batch_size), end)
+
+    Order.bounds = bounds  # type: ignore[method-assign]
+
+
 def _controls(scale: Scale) -> list[Trial]:
     return [
-        Trial("means of means", _unweighted(lambda: _one_process((7,), (2, 3)))),
-        Trial("pieces that count the same", _unweighted(lambda: _gradients(7, (3,)))),
-        Trial("sums of one process alone", _unreduced),
+        Trial("means of means", _unweighted(lambda: _one_process((7,), (2, 3))), breaks="^loss of 7 in batches of 2"),
+        Trial("pieces that count the same", _unweighted(lambda: _gradients(7, (3,))), breaks="gradient of 3 pieces"),
+        Trial("sums of one process alone", _unreduced, breaks="process [01] of 2"),
+        replace(evaluated("weighted", "test", (7,), ("memory",), _means_of_means), breaks="^loss of test"),
+        replace(evaluated("regression", "test", (7,), ("2 workers",), _filled_up), breaks="^(loss|mae) of test"),
     ]
 
 
