@@ -134,6 +134,9 @@ def _full_key(name: str) -> str:
 
 def run(job: Callable[[], int | None]) -> int:
     """Do a command's job and return its exit status, whatever happens, with one line for what went wrong."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed (`>&-`): the next file that is opened would take its number
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (for good)
     try:
         status = job() or 0
         sys.stdout.flush()

@@ -291,7 +291,7 @@ class Console:
 
     @contextlib.contextmanager
     def _given_up(self, stream: TextIO | None = None) -> Any:
-        """Let a closed or full output be, for good."""
+        """Let a closed or full output be, for good; of bars that fail otherwise there are no more."""
         try:
             yield
         except (OSError, ValueError):  # ValueError: written to a closed file
@@ -300,6 +300,11 @@ class Console:
                 self._bar = self._evaluation_bar = None
                 _swallow(self._stream)
                 self._stream = None
+        except Exception as error:  # any error: of tqdm, or a stream that is not Python's own, also while this warns
+            had_bars, self._bars = self._bars, False
+            self._bar = self._evaluation_bar = None
+            if had_bars:
+                self.warn(f"Console failed: {type(error).__name__}: {error}; no bars any more, training goes on")
 
     def _log(self, text: str) -> None:
         if self.log_path is None:
@@ -368,9 +373,9 @@ def _is_true(progress: bool | str) -> bool:
     return str(progress).lower() == "true"
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def _is_terminal(stream: TextIO | None) -> bool:
     try:
-        return stream.isatty() and os.environ.get("TERM", "") != "dumb"
+        return stream is not None and stream.isatty() and os.environ.get("TERM", "") != "dumb"
     except ValueError:
         return False  # closed
 
