@@ -41,9 +41,8 @@ COMMAND = (
     "trainer.log_every=1", "trainer.keep_best=false", "logger.tensorboard=false", "logger.plots=false",
     "+callbacks.tell._target_=torture.small_run.Teller", "+callbacks.tell.path=told", "run_dir=run",
 )  # fmt: skip
-SYSTEM_CALLS = (
-    "openat", "write", "fsync", "close", "mkdir", "rename", "unlink,unlinkat,rmdir", "ftruncate", "flock",
-)  # fmt: skip
+SYSTEM_CALLS = ("openat", "write", "fsync", "close", "mkdir", "rename")
+_OF_THE_MAIN_THREAD = ("unlink,unlinkat,rmdir", "ftruncate", "flock")  # those that save make none
 
 _TRUST = "trust=[torture]"  # a run that was rebuilt elsewhere is nobody's
 
@@ -75,10 +74,10 @@ def killed_at_each_call(how: str, start: int = 1, stride: int = 1, patch: Patch 
             except kit.Broken as error:
                 raise kit.Broken(f"{how} at call {at}: {error}") from error
             shutil.rmtree(path)
-            tries += 1
             if not was_killed:
-                require(tries > 1, "no call was met: nothing is shown")
+                require(tries, "no call was met: nothing is shown")
                 return tries
+            tries += 1
             at += stride
 
     return Trial(f"{how} at each call from {start}" + (f", every {stride}" if stride > 1 else ""), do, 1800)
@@ -101,10 +100,10 @@ def command_killed_at(start: int, stride: int, how: str = "kill", patch: Patch |
             was_killed = killed(command.finish())
             _require_good_command(place, told(place / "told"), f"{how} at call {at}")
             shutil.rmtree(place)
-            tries += 1
             if not was_killed:
-                require(tries > 1, "no call was met: nothing is shown")
+                require(tries, "no call was met: nothing is shown")
                 return tries
+            tries += 1
             at += stride
 
     return Trial(f"dlwp-train: {how} at every {stride}. call from {start}", do, 3600)
@@ -231,9 +230,10 @@ def killed_by_strace(call: str, thread: int, start: int = 1, stride: int = 1) ->
             was_killed = killed(status)
             _require_good_command(place, told(place / "told"), f"SIGKILL at {call} {at} of thread {thread}")
             shutil.rmtree(place)
-            tries += 1
             if not was_killed:
+                require(tries, "nobody was killed: nothing is shown")
                 return tries
+            tries += 1
             at += stride
 
     return Trial(f"strace: {call}, thread {thread}, every {stride}. from {start}", do, 3600)
@@ -425,13 +425,15 @@ def _trials(scale: Scale) -> list[Trial]:
         chance = scale.random("interrupted-save")
         tries.append(command_killed_at(chance.randint(1, 12), 12))
         return tries + [
-            killed_by_strace(call, thread, chance.randint(1, 4), 20 if call == "openat" else 8)
-            for call in ("openat", "write", "rename") for thread in (0, 2)
-        ]  # fmt: skip
+            killed_by_strace(call, thread, chance.randint(1, reach), 20 if call == "openat" else 8)
+            for call in ("openat", "write", "rename")
+            for thread, reach in ((0, 4), (2, 2 if call == "rename" else 4))
+        ]
     tries += [power_lost(scale.seed + number) for number in range(1, 4)] + [command_power_lost(scale.seed)]
     tries += [command_killed_at(start, parts, how) for how in ("kill", "half") for start in range(1, parts + 1)]
     # the main thread, and that of each of the three saves: of the first only what follows the folder
-    return tries + [killed_by_strace(call, thread) for call in SYSTEM_CALLS for thread in (0, 1, 2, 3)]
+    tries += [killed_by_strace(call, 0) for call in (*SYSTEM_CALLS, *_OF_THE_MAIN_THREAD)]
+    return tries + [killed_by_strace(call, thread) for call in SYSTEM_CALLS for thread in (1, 2, 3)]
 
 
 def _controls(scale: Scale) -> list[Trial]:
