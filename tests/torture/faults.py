@@ -10,23 +10,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 KILL_AT = '''
-import os, pathlib, signal
+import os, pathlib, signal, time
 import torch
 
 class KillAt:
     """Kills the process where the environment says: "step 9", "evaluation 7", "test 21", "save 8", "start 0", "end 21".
 
-    KILL_WITH names another signal. The file `.training` says that the training has begun.
+    KILL_WITH names another signal. The file `.training` says that the training has begun; time.monotonic() is in
+    `.signalled` when the signal is sent, and in `.tested`, once the test is done, when its last batch had begun.
     """
 
     def __init__(self):
         self.where, _, step = os.environ.get("KILL_AT", "").partition(" ")
         self.step = int(step or 0)
         self.number = getattr(signal, os.environ.get("KILL_WITH", "SIGKILL"))
+        self.began = 0.0
 
     def _kill(self, where, step):
         if where == self.where and step == self.step:
             self.where = ""
+            pathlib.Path(".signalled").write_text(str(time.monotonic()))
             os.kill(os.getpid(), self.number)
 
     def on_start(self, event):
@@ -37,12 +40,16 @@ class KillAt:
         self._kill("step", event.step)
 
     def on_evaluation_step(self, event):
+        if event.split == "test" and event.done == event.total:
+            pathlib.Path(".tested").write_text(str(self.began))
+        self.began = time.monotonic()
         self._kill("evaluation" if event.split == "val" else event.split, event.trainer.state.progress.step)
 
     def on_save(self, event):
         self._kill("save", event.step)
 
     def on_end(self, event):
+        self.began = time.monotonic()
         self._kill("end", event.step)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +22,7 @@ from torture.kit import Promise, Scale, Skipped, Trial, require, require_equal
 NAMES = ("SIGTERM", "SIGINT", "SIGUSR1")
 _STATUS = {"SIGINT": 130}
 _LEAVES_S = 10.0  # what a run of such short steps may take to leave: promised are 30 s and a step
+_AT_ONCE_S = 0.02  # between two things that happen one right after the other
 
 _SLOW = '''
 import os, pathlib, time, torch
@@ -54,10 +57,20 @@ def _clean_slow() -> Path:
     return kit.once("clean-slow", make) / "run"
 
 
-def _hold_stop(command: Command, folder: Path, name: str, began: float) -> None:
-    """Wait for the end of a run that got a signal while it trained: soon, saved, with its status and the way on."""
+def _noted_s(path: Path) -> float:
+    """Return the time that `KillAt` or a `_SignallingDisk` has noted, infinity where it has not."""
+    return float(path.read_text()) if path.exists() else math.inf
+
+
+def _hold_stop(command: Command, folder: Path, name: str, began: float | None = None) -> None:
+    """Wait for the end of a run that got a signal while it trained: soon, saved, with its status and the way on.
+
+    Args:
+        began: when the signal was sent; None where the run has sent it to itself.
+    """
     status = command.finish()
-    took = time.monotonic() - began
+    took = time.monotonic() - (_noted_s(folder / ".signalled") if began is None else began)
+    require(math.isfinite(took), f"{name} was never sent: {command.output}")
     require(took < _LEAVES_S, f"{name}: {took:.1f} s from the signal to the end")
     expected = _STATUS.get(name, 143)
     require(status == expected, f"{name}: ended with {status}, expected {expected}: {command.output}")
@@ -76,15 +89,19 @@ def _hold_resume(folder: Path, expected: dict[str, Any], what: str, **options: A
 
 def at_random(
     variant: str, name: str, random: Random, *, fresh: bool = False, group: bool = False,
-    before: Callable[[], None] | None = None,
+    before: Callable[[], None] | None = None, trained: float = 0.8,
 ) -> Trial:  # fmt: skip
-    """Return the try of one signal at a random time, to the process or (`group`) to its workers too."""
+    """Return the try of one signal at a random time, to the process or (`group`) to its workers too.
+
+    Args:
+        trained: how often it comes after the training has begun.
+    """
 
     def do(folder: Path) -> None:
         for number in range(30):
             place = folder / str(number)
             place.mkdir()
-            if _stopped_at_random(place, variant, name, random, fresh, group, before):
+            if _stopped_at_random(place, variant, name, random, fresh, group, before, trained):
                 return
             shutil.rmtree(place)
         raise Skipped("every run was over before it could be stopped")
@@ -95,7 +112,7 @@ def at_random(
 
 def _stopped_at_random(
     folder: Path, variant: str, name: str, random: Random, fresh: bool, group: bool,
-    before: Callable[[], None] | None,
+    before: Callable[[], None] | None, share: float,
 ) -> bool:  # fmt: skip
     """Stop a run at a random time, and resume it; return False where it was over first."""
     expected = outcome(exact_resume.clean(variant))
@@ -103,7 +120,7 @@ def _stopped_at_random(
     faults.write_kill_at(folder)
     typed = exact_resume.words(variant)
     command = Command(*typed, folder=folder, fresh=fresh, own_group=group, before=before)
-    if random.random() < 0.8:
+    if random.random() < share:
         wait_for((folder / ".training").exists, command=command)
         time.sleep(random.uniform(0, training_s))
     else:
@@ -114,11 +131,14 @@ def _stopped_at_random(
     trained = (folder / ".training").exists()
     began, number = time.monotonic(), getattr(signal, name)
     os.killpg(command.pid, number) if group else command.send(number)
+    sent = time.monotonic()
     status = command.finish()
-    if status == 0:  # it came when nothing was left to do
+    over = _noted_s(folder / ".tested") < sent + _AT_ONCE_S  # nothing was left to break off
+    if over and status == 0:
         require_equal(outcome(folder / "run"), expected, variant)
         return False
-    if trained or status == 143:
+    require(status != 0, f"{name} was swallowed: the run went on to its end")
+    if (trained and not over) or status == 143:
         _hold_stop(command, folder, name, began)
     else:  # before anything was there to save
         require(status in (-number, 128 + number), f"{name} ended it with {status}: {command.output}")
@@ -128,7 +148,7 @@ def _stopped_at_random(
         shutil.rmtree(folder / "run", ignore_errors=True)
     succeed(*typed, folder=folder, fresh=fresh)
     require_equal(outcome(folder / "run"), expected, f"{variant}, {name}")
-    return True
+    return not over
 
 
 POINTS = (
@@ -141,6 +161,7 @@ class _SignallingDisk(faults.FaultyDisk):
     """Sends a signal at a call, then does it."""
 
     def _fail(self, name: str, real: Any, arguments: tuple[Any, ...]) -> None:
+        Path(".signalled").write_text(str(time.monotonic()))
         os.kill(os.getpid(), getattr(signal, self.how))
 
 
@@ -155,8 +176,7 @@ def at_point(variant: str, name: str, point: str, *, before: Callable[[], None] 
             disk = options["before"].__self__
             disk.__class__, disk.how = _SignallingDisk, name
         command = Command(*exact_resume.words(variant), **{"before": before, **options})
-        command.finish()
-        _hold_stop(command, folder, name, time.monotonic())
+        _hold_stop(command, folder, name)
         _hold_resume(folder, expected, f"{variant}, {name} at {point}")
 
     return Trial(f"{variant}: {name} at {point}", do)
@@ -220,10 +240,10 @@ def hang_up(ignored: bool) -> Trial:
         command = Command(*exact_resume.words("memory, onecycle"), **options)  # type: ignore[arg-type]
         if ignored:
             require(command.finish() == 0, f"a hang-up under nohup ended the run: {command.output}")
+            require((folder / ".signalled").exists(), "no hang-up was sent")
             require_equal(outcome(folder / "run"), expected, "nohup")
             return
-        command.finish()
-        _hold_stop(command, folder, "SIGHUP", time.monotonic())
+        _hold_stop(command, folder, "SIGHUP")
         _hold_resume(folder, expected, "SIGHUP")
 
     return Trial("a hang-up" + (" under nohup" if ignored else ""), do)
@@ -270,6 +290,25 @@ def _without_handlers() -> None:
     Signals.__enter__ = lambda self: self  # type: ignore[method-assign]
 
 
+def _without_stopping() -> None:
+    from dlwp.observers.stopping import Signals
+
+    Signals._verdict = lambda self, event, step: None  # type: ignore[method-assign]
+
+
+def _leaving_late() -> None:
+    from dlwp.observers.stopping import Signals
+
+    verdict = Signals._verdict
+
+    def late(self: Signals, event: Any, step: int) -> Any:
+        if self._received is not None:
+            time.sleep(_LEAVES_S)
+        return verdict(self, event, step)
+
+    Signals._verdict = late  # type: ignore[method-assign]
+
+
 def _without_leaving() -> None:
     from dlwp.observers.stopping import Signals
 
@@ -292,11 +331,20 @@ def _without_what_was_left_undone() -> None:
 
 
 def _controls(scale: Scale) -> list[Trial]:
-    return [
-        at_point("memory, onecycle", "SIGTERM", "step 10", before=_without_handlers),
-        at_point("memory, onecycle", "SIGTERM", "evaluation FIRST", before=_without_what_was_left_undone),
-        second_ctrl_c(0.3, before=_without_leaving),
-    ]
+    variant = "memory, onecycle"
+    found = {
+        "ended with -15, expected 143": at_point(variant, "SIGTERM", "step 10", before=_without_handlers),
+        "SIGTERM at evaluation FIRST: /": at_point(
+            variant, "SIGTERM", "evaluation FIRST", before=_without_what_was_left_undone
+        ),
+        "still there after 1 s": second_ctrl_c(0.3, before=_without_leaving),
+        "SIGTERM was swallowed": at_random(
+            variant, "SIGTERM", scale.random("swallowed"), before=_without_stopping, trained=1.0
+        ),
+    }
+    if not scale.is_fast:
+        found["s from the signal to the end"] = at_point(variant, "SIGTERM", "step 10", before=_leaving_late)
+    return [replace(trial, breaks=breaks) for breaks, trial in found.items()]
 
 
 PROMISES = [Promise(2, "signals", "A signal makes a run save and leave; a second Ctrl-C quits at once.",
