@@ -261,6 +261,9 @@ def _bars() -> None:
     tqdm.tqdm = Bar  # type: ignore[misc]
 
 
+BARS = ("trainer.progress=true", "logger.plots=false")
+
+
 def shipped(name: str, patch: Callable[[], None], *told: str, words: tuple[str, ...] = ()) -> Trial:
     """Return the try of dlwp's own console, plots and TensorBoard with a fault in them: told, and all else is equal."""
 
@@ -299,7 +302,7 @@ def no_output(name: str, *patches: Callable[[], None]) -> Trial:
         for one in patches:
             one()
 
-    return shipped(f"output {name}", patch)
+    return shipped(f"output {name}", patch, words=("logger.plots=false",))
 
 
 def in_a_shell(*behind: str) -> Trial:
@@ -328,7 +331,7 @@ def _trials(scale: Scale) -> list[Trial]:
         Trial("hooks and faults", _all),
         Trial("cannot be imported", _cannot_be_imported),
         shipped("inside", _inside, *three),
-        shipped("bars", _bars, "Console failed: RuntimeError: a bar", words=("trainer.progress=true",)),
+        shipped("bars", _bars, "Console failed: RuntimeError: a bar", words=BARS),
         no_output("left", _left),
         no_output("closed", _closed),
     ]
@@ -381,7 +384,7 @@ def _both(one: Callable[[], None], other: Callable[[], None]) -> Callable[[], No
 
 
 def _controls(scale: Scale) -> list[Trial]:
-    bars = shipped("bars", _both(_bars, _not_given_up), words=("trainer.progress=true",))
+    bars = shipped("bars", _both(_bars, _not_given_up), words=BARS)
     found = [
         Trial("failures of watchers get out", _unguarded, breaks="on_step, raises: the run ended with"),
         replace(bars, breaks="ended with 5: .*RuntimeError: a bar"),
