@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def folders(number: int, times: int, patch: Callable[[], None] | None = None) ->
 
             require((ended := barrier(number, make)) == [0] * number, f"ended with {ended}")
             owners = [json.loads(one.read_text())["owner"] for one in path.parent.glob("*/summary.json")]
+            require(len(owners) == number, f"{len(owners)} folders for {number} processes")
             require_equal(sorted(owners), list(range(number)), "owners of folders")
         return times
 
@@ -197,22 +199,23 @@ def _blind_locks() -> None:
 
 
 def _shared_folders() -> None:
-    from dlwp.runs import files, folder
+    """Take a folder that is there already for one's own; the lock, which would refuse the others, is off as well."""
+    from dlwp.runs import folder
 
     def make(path: Path) -> Path:
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(exist_ok=True)
         return path
 
     folder._make_unused = make
     folder.RunFolder._lock = lambda self: None  # type: ignore[method-assign]
-    assert files
 
 
 def _no_heartbeat() -> None:
-    from dlwp.runs import heartbeat
+    from dlwp.runs import files, heartbeat
 
     heartbeat._living = lambda *words: None  # type: ignore[assignment]
     heartbeat._SETTLE_S = 0.0
+    files.sweep = lambda folder: None  # type: ignore[assignment]  # else they sweep away each other's and end of that
 
 
 def _trials(scale: Scale) -> list[Trial]:
@@ -225,7 +228,12 @@ def _trials(scale: Scale) -> list[Trial]:
 
 
 def _controls(scale: Scale) -> list[Trial]:
-    return [folders(8, 1, _shared_folders), resumes(2, False, _blind_locks), no_locks(3, _no_heartbeat)]
+    return [
+        replace(folders(8, 1, _shared_folders), breaks="^1 folders for 8 processes"),
+        # both come in: both end, or one finds the other's files half-done or gone; with a lock it would end with 2
+        replace(resumes(2, False, _blind_locks), breaks="^([02] went on|ended with [345]: )"),
+        replace(no_locks(3, _no_heartbeat), breaks=r"^ended with \[.*0.*0|still young was not respected"),
+    ]
 
 
 PROMISES = [Promise(7, "one-folder", "A run has its own folder, and one process at a time.", _trials, _controls)]
