@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +38,34 @@ class Measure:
             file.write(json.dumps(found) + chr(10))
 '''
 WORDS = (
-    "data=synthetic", "data.num_train=16", "data.num_val=8", "data.num_test=0", "data.shape=[6]", "data.batch_size=8",
+    "data=synthetic", "data.num_val=8", "data.num_test=0", "data.shape=[6]", "data.batch_size=8",
     "model=mlp", "trainer.checkpoint_every=5 epochs", "trainer.log_every=2",
     "+callbacks.measure._target_=measure.Measure", "run_dir=run",
 )  # fmt: skip
 
 
 def stays_flat(
-    epochs: int, *words: str, trace: bool, limit_s: float, before: Callable[[], None] | None = None
-) -> Trial:
-    """Return the try of many epochs in which what the process holds is measured."""
+    epochs: int, *words: str, trace: bool, limit_s: float, before: Callable[[], None] | None = None,
+    epoch_steps: int = 2,
+) -> Trial:  # fmt: skip
+    """Return the try of many epochs, all of which are done, in which what the process holds is measured."""
 
     def do(folder: Path) -> None:
         (folder / "measure.py").write_text(MEASURE)
         shared = len(list(Path("/dev/shm").iterdir()))
-        all_words = (*WORDS, f"trainer.epochs={epochs}", f"trainer.max_time={limit_s - 60:.0f} s", *words)
+        length = (f"data.num_train={8 * epoch_steps}", f"trainer.epochs={epochs}")
+        all_words = (*WORDS, *length, f"trainer.max_time={limit_s - 60:.0f} s", *words)
         command = Command(*all_words, environment={"TRACE": "1" if trace else ""}, before=before)
         status = command.finish(limit_s)
         require(status == 0, f"ended with {status}: {command.output[-300:]}")
+        summary = json.loads((folder / "run" / "summary.json").read_text())
+        ended, expected = (summary["exit"], summary["step"]), ("done", epochs * epoch_steps)
+        require(ended == expected, f"ended as {ended}, expected {expected}")
         found = [json.loads(line) for line in (folder / "measured.jsonl").read_text().splitlines()]
         _compare(found, trace)
         require(len(list(Path("/dev/shm").iterdir())) <= shared, "/dev/shm holds more than before")
 
-    return Trial(f"{epochs} epochs {' '.join(words)}", do, limit_s + 10)
+    return Trial(f"{epochs * epoch_steps:,} steps in {epochs:,} epochs {' '.join(words)}", do, limit_s + 10)
 
 
 def _compare(found: list[dict[str, Any]], trace: bool) -> None:
@@ -86,13 +92,13 @@ def _compare(found: list[dict[str, Any]], trace: bool) -> None:
 def _trials(scale: Scale) -> list[Trial]:
     plain = ("logger.plots=false",)
     if scale.is_fast:
-        return [stays_flat(300, *plain, "logger.tensorboard=false", trace=True, limit_s=120)]
+        return [stays_flat(300, *plain, "logger.tensorboard=false", trace=True, limit_s=240)]
     workers = (*plain, "data.loader=workers", "data.num_workers=2")
     if not scale.is_full:
-        return [stays_flat(1000, *plain, trace=True, limit_s=120), stays_flat(100, *workers, trace=False, limit_s=120)]
+        return [stays_flat(1000, *plain, trace=True, limit_s=300), stays_flat(100, *workers, trace=False, limit_s=240)]
     return [
-        stays_flat(500_000, *plain, trace=False, limit_s=1200),
-        stays_flat(5000, *workers, trace=False, limit_s=1200),
+        stays_flat(5000, *plain, trace=False, limit_s=2400, epoch_steps=20),  # 100,000 steps: 5 minutes of a core
+        stays_flat(5000, *workers, trace=False, limit_s=2400),
     ]
 
 
@@ -110,7 +116,8 @@ def _leak() -> None:
 
 
 def _controls(scale: Scale) -> list[Trial]:
-    return [stays_flat(60, "logger.plots=false", "logger.tensorboard=false", trace=True, limit_s=100, before=_leak)]
+    words = ("logger.plots=false", "logger.tensorboard=false")
+    return [replace(stays_flat(60, *words, trace=True, limit_s=100, before=_leak), breaks="^handles: ")]
 
 
 PROMISES = [Promise(14, "week-long", "What a run holds does not grow with its steps.", _trials, _controls)]
