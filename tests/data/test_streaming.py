@@ -241,6 +241,21 @@ def test_workers_that_die_between_epochs_are_replaced() -> None:
     assert "data worker 0 was killed (signal 9) at sample 10; all workers were started anew" in warning
 
 
+def test_a_worker_that_dies_before_its_first_sample_names_none() -> None:
+    armed = [True]
+
+    def kill_once() -> None:
+        if armed:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.register_at_fork(after_in_child=kill_once, after_in_parent=armed.clear)
+    loader = StreamingLoader(Broken(0), 3, num_workers=2)
+    loader.listener = Listener()
+    assert_same(tensors(loader.epoch()), tensors(StreamingLoader(Broken(0), 3).epoch()))
+    [warning] = loader.listener.warnings
+    assert warning.startswith("data worker 0 was killed (signal 9) before its first sample; all workers were started")
+
+
 class Slow(Noisy):
     """A sample takes a while."""
 
@@ -299,9 +314,9 @@ def test_samples_that_cannot_be_read_are_replaced_alike_for_any_workers_and_told
 
 
 def test_too_many_samples_that_cannot_be_read_are_named() -> None:
-    loader = StreamingLoader(Broken(21), 1, on_error="skip")
-    with pytest.raises(DataError, match=r"21 of 40 samples cannot be read.*\(/d/20.jpg\)"):
-        tensors(loader.epoch())
+    tensors(StreamingLoader(Broken(19), 1, on_error="skip").epoch())
+    with pytest.raises(DataError, match=r"20 of 40 samples cannot be read.*\(/d/17.jpg\)"):
+        tensors(StreamingLoader(Broken(20), 1, on_error="skip").epoch())
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from dlwp import randomness
 from dlwp.data.datasets import size
@@ -165,6 +166,8 @@ class StreamingLoader:
                 self._end_workers(batches)
 
     def _pool(self) -> Any:
+        if self._num_workers:
+            _deaths.listen()
         try:
             batches = iter(self._loader)
         except RuntimeError as error:  # workers of the last epoch have died, or are too slow to say that they are ready
@@ -173,8 +176,6 @@ class StreamingLoader:
                 self._warn(f"{death}; all workers were started anew")
             self._end_workers(old, at_once=True)
             batches = iter(self._loader)
-        if self._num_workers:
-            _deaths.listen()
         return batches
 
     def _next(self, batches: Any) -> Any:
@@ -211,7 +212,7 @@ class StreamingLoader:
             return
         self._lost[sample] = name
         count = size(self._dataset)
-        if len(self._lost) > min(max(100, count // 100), count // 2):
+        if len(self._lost) > min(max(100, count // 100), (count - 1) // 2):
             some = ", ".join(f"{index} ({path})" for index, path in list(self._lost.items())[-3:])
             raise DataError(
                 f"{len(self._lost):,} of {count:,} samples cannot be read, too many for data.on_error=skip: "
@@ -236,6 +237,7 @@ class StreamingLoader:
             with contextlib.suppress(RuntimeError):  # that handler, once more
                 batches._shutdown_workers()
         self._loader._iterator = None
+        self._reader.places.fill_(-1)
         _deaths.forget(batches._workers)
 
     def _worker_fault(self, error: Exception, processes: list[Any], waited_s: float) -> Exception | None:
@@ -250,9 +252,9 @@ class StreamingLoader:
                 return stop
             return None
         if slow or (found is not None and waited_s > self._timeout_s):
-            samples = ", ".join(self._named(sample) for sample in self._reader.places.tolist())
+            samples = ", ".join(self._named(sample) for sample in self._reader.places.tolist() if sample >= 0)
             return RunError(
-                f"no answer from the data workers for {self._timeout_s:g} s, at samples {samples}."
+                f"no answer from the data workers for {self._timeout_s:g} s, at samples {samples or 'not yet read'}."
                 " data.num_workers=0 shows where"
             )
         if found is not None:
@@ -268,7 +270,8 @@ class StreamingLoader:
         how = f"was killed (signal {-code})" if code is not None and code < 0 else "ended"
         if code == -signal.SIGBUS:
             how += ", shared memory (/dev/shm) is full"
-        return _Death(f"data worker {numbers[0]} {how} at sample {self._named(sample)}", sample)
+        where = f"at sample {self._named(sample)}" if sample >= 0 else "before its first sample"
+        return _Death(f"data worker {numbers[0]} {how} {where}", sample)
 
     def _named(self, sample: int) -> str:
         path = path_of(self._dataset, sample)
@@ -311,11 +314,11 @@ class _Deaths:
         self._watch: threading.Thread | None = None
 
     def listen(self) -> None:
-        """Stand in front of torch's handler, which the first pool of workers has set."""
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGCHLD) != self._on_signal
-        ):
+        """Stand in front of torch's handler; set that first, as the first pool would, in which a worker may die too."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        signal_handling._set_SIGCHLD_handler()
+        if signal.getsignal(signal.SIGCHLD) != self._on_signal:
             self._handler = signal.getsignal(signal.SIGCHLD)
             signal.signal(signal.SIGCHLD, self._on_signal)
 
