@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,20 @@ from torture.commands import Command, outcome, records, succeed, wait_for
 from torture.kit import Broken, Promise, Scale, Trial, once, require, require_equal
 
 PICTURES = '''
-import os, signal
+import os, signal, time
 import numpy, torch
 from PIL import Image
 
 class Pictures(torch.utils.data.Dataset):
     """Pictures in a folder, turned at random; FAULT says what is to happen at one: "kill 30", "exit 30", "stop 30".
 
-    It happens once, or each time with FAULT_ALWAYS.
+    It happens once, or each time with FAULT_ALWAYS. A worker takes SLOW_S over each.
     """
 
     classes = ["a", "b", "c", "d"]
 
     def __init__(self, folder="pictures"):
-        names = sorted(os.listdir(folder))
+        names = [f"{number:03}.png" for number in range(120)]  # as from an index: whether it is there is seen later
         self.samples = [(os.path.join(folder, name), int(name[:3]) % 4) for name in names]
         self.targets = [label for _, label in self.samples]
         self.fault, _, number = os.environ.get("FAULT", "").partition(" ")
@@ -41,8 +42,10 @@ class Pictures(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         path, label = self.samples[index]
-        if self.fault and path == self.path and torch.utils.data.get_worker_info() is not None:
-            self.fail()
+        if torch.utils.data.get_worker_info() is not None:
+            time.sleep(float(os.environ.get("SLOW_S", "0")))
+            if self.fault and path == self.path:
+                self.fail()
         with Image.open(path) as picture:
             if picture.mode != "RGB" or picture.size != (8, 8):
                 raise ValueError(f"a picture of {picture.size}, {picture.mode}")
@@ -58,6 +61,27 @@ class Pictures(torch.utils.data.Dataset):
         if self.fault == "exit":
             os._exit(3)
         os.kill(os.getpid(), {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "bus": signal.SIGBUS}[self.fault])
+
+
+class Numbers(torch.utils.data.Dataset):
+    classes = ["a", "b"]
+
+    def __init__(self, count, bad):
+        self.count, self.bad = count, bad
+        self.targets = [index % 2 for index in range(count)]
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if index >= self.count - self.bad:
+            raise OSError("out of reach")
+        return torch.full((8,), float(index % 7)), self.targets[index]
+
+
+def numbers(count, bad):
+    """COUNT samples to train with, of which the last BAD cannot be read."""
+    return {"train": Numbers(count, bad), "val": Numbers(8, 0)}
 '''
 """A user's own data set, to be written beside the command as own_pictures.py."""
 
@@ -67,6 +91,7 @@ WORDS = (
     "data.batch_size=9", "data.loader=workers", "model=cnn", "trainer.epochs=2",
     "trainer.log_every=3", "logger.tensorboard=false", "logger.plots=false", "run_dir=run",
 )  # fmt: skip
+_SLOW = {"SLOW_S": "0.01"}  # a second in all: what is to come at some time of the training does
 
 
 def _lay_out(folder: Path) -> None:
@@ -81,12 +106,12 @@ def _lay_out(folder: Path) -> None:
         Image.fromarray(pixels[number]).save(folder / "pictures" / f"{number:03}.png")
 
 
-def _clean() -> dict[str, Any]:
+def _clean() -> Path:
     def make(folder: Path) -> None:
         _lay_out(folder)
-        succeed(*WORDS, "data.num_workers=2", folder=folder)
+        succeed(*WORDS, "data.num_workers=2", folder=folder, environment=_SLOW)
 
-    return outcome(once("own-pictures", make) / "run")
+    return once("own-pictures", make) / "run"
 
 
 # ---- workers that die or hang ---------------------------------------------------------------------------------------
@@ -98,7 +123,7 @@ def dies(
     """Return the try of a worker that dies once at a picture: told, replaced, the result that of the clean run."""
 
     def do(folder: Path) -> None:
-        expected = _clean()
+        expected = outcome(_clean())
         _lay_out(folder)
         command = Command(
             *WORDS,
@@ -112,40 +137,46 @@ def dies(
         require((folder / "faulted").exists(), "no worker died")
         told = next((line for line in command.output.splitlines() if "started anew" in line), "")
         require(f"pictures/{number:03}.png" in told, f"the warning does not name the picture: {told or 'none'}")
+        require(fault != "bus" or "/dev/shm" in told, f"the warning does not name what is full: {told}")
         require_equal(outcome(folder / "run"), expected, "with a worker replaced")
 
     return Trial(f"one of {workers} workers dies ({fault}) at picture {number}", do)
 
 
-def killed_from_outside(after_s: float, signals: tuple[int, ...] = (signal.SIGKILL,)) -> Trial:
-    """Return the try of workers that are killed at some time, whatever they do."""
+def killed_from_outside(share: float, which: int = 0, *, before: Callable[[], None] | None = None) -> Trial:
+    """Return the try of a worker that is killed, whatever it does: told, replaced, the result that of the clean run.
+
+    Args:
+        share: of the time that the clean run trains, after the first worker's start; up to 0.6 there is more to read.
+        which: of the workers that there are then.
+    """
 
     def do(folder: Path) -> None:
-        expected = _clean()
+        expected = outcome(_clean())
+        training_s = max(record["time"] for record in records(_clean() / "metrics.jsonl") if record["split"] == "train")
         _lay_out(folder)
-        command = Command(*WORDS, "data.num_workers=2")
-        wait_for(lambda: _children(command.pid), 30, command)
-        time.sleep(after_s)
-        for number in signals:
-            for child in _children(command.pid)[:1]:
-                _send(child, number)
+        command = Command(*WORDS, "data.num_workers=2", environment=_SLOW, before=before)
+        wait_for(lambda: _workers(command.pid), 30, command)
+        time.sleep(share * training_s)
+        there = _workers(command.pid)
+        require(there, f"no worker was there to be killed: {command.output[-400:]}")
+        os.kill(there[which % len(there)], signal.SIGKILL)
         status = command.finish()
         require(status == 0, f"ended with {status}: {command.output[-400:]}")
+        require("all workers were started anew" in command.output, f"it is not told: {command.output[-400:]}")
         require_equal(outcome(folder / "run"), expected, "with a worker killed")
 
-    return Trial(f"a worker is killed {after_s:.3f} s after its start", do)
+    return Trial(f"a worker is killed after {share:.2f} of the training", do)
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _send(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def _workers(pid: int) -> list[int]:
+    """Return a run's data workers, which torch names so; a run has other children too, for a moment."""
+    found = []
+    with contextlib.suppress(OSError):
+        for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            if Path(f"/proc/{word}/comm").read_text().strip() == "pt_data_worker":
+                found.append(int(word))
+    return found
 
 
 def ends(fault: str, number: int, says: str, before: Callable[[], None] | None = None) -> Trial:
@@ -240,7 +271,7 @@ def _spoil(path: Path, kind: str) -> None:
     path.unlink()
     if kind == "a folder":
         path.mkdir()
-    else:
+    elif kind != "missing":
         path.symlink_to(path.name if kind == "a circle of links" else "nowhere")
 
 
@@ -291,6 +322,35 @@ def _listed_once(run: Path, numbers: list[int]) -> None:
     require(count == len(numbers), f"summary.json says left_out: {told!r}, expected {len(numbers)}")
 
 
+_NUMBERS = (
+    "data=dataset", "data._target_=own_pictures.numbers", "data.mean=null", "data.std=null", "data.loader=workers",
+    "data.on_error=skip", "criterion=cross_entropy", "metrics=classification", "model=mlp", "trainer.epochs=1",
+    "logger.tensorboard=false", "logger.plots=false",
+)  # fmt: skip
+
+
+def too_many_left_out(count: int, limit: int, workers: int = 2, before: Callable[[], None] | None = None) -> Trial:
+    """Return the try of on_error=skip with `limit` bad samples of `count`, which go through, and one more, which ends.
+
+    The limit is 1% of the samples, or 100 where that is more, but never half of them.
+    """
+
+    def do(folder: Path) -> int:
+        (folder / "own_pictures.py").write_text(PICTURES)
+        typed = (*_NUMBERS, f"+data.count={count}", f"data.batch_size={count // 10}", f"data.num_workers={workers}")
+        succeed(*typed, f"+data.bad={limit}", "run_dir=run", before=before)
+        found = json.loads((folder / "run" / "summary.json").read_text())["left_out"]
+        require(found == limit, f"left_out is {found}, expected {limit}")
+        command = Command(*typed, f"+data.bad={limit + 1}", "run_dir=more", before=before)
+        status = command.finish()
+        require(status == 3, f"{limit + 1} are bad: ended with {status}, expected 3: {command.output[-400:]}")
+        says = f"{limit + 1:,} of {count:,} samples cannot be read, too many for data.on_error=skip"
+        require(says in command.output, f"does not say {says!r}: {command.output[-400:]}")
+        return 2
+
+    return Trial(f"{limit} of {count} samples are left out, not {limit + 1}", do)
+
+
 # ---- the promise ----------------------------------------------------------------------------------------------------
 
 
@@ -307,7 +367,10 @@ def _trials(scale: Scale) -> list[Trial]:
     trials += [dies("exit", number()) for _ in range(deaths)]
     if not scale.is_fast:
         trials += [dies("bus", number()), dies("kill", number(), 5)]
-        trials += [killed_from_outside(draw.uniform(0, 0.5)) for _ in range(scale.count(0, 3, 10))]
+        outside = scale.count(0, 3, 10)
+        trials += [killed_from_outside(0.0, turn) for turn in range(outside)]
+        trials += [killed_from_outside(draw.uniform(0, 0.6), draw.randrange(4)) for _ in range(outside)]
+        trials += [too_many_left_out(40, 19), too_many_left_out(400, 100, 0), too_many_left_out(20_000, 200)]
         trials += [ends("kill", number(), "twice")]
     trials += [ends("stop", number(), "no answer from the data workers for 2 s") for _ in range(scale.count(1, 2, 10))]
     for kind in some:
@@ -351,6 +414,7 @@ def _drawn_from_the_process() -> None:
 def _controls(scale: Scale) -> list[Trial]:
     return [
         dies("kill", 30, before=_without_replacement),
+        replace(killed_from_outside(0.3, before=_without_replacement), breaks="ended with 5"),
         ends("stop", 30, "no answer", before=_without_places),
         bad_is_left_out(["text"] * 4, [11, 42, 63, 84], before=_drawn_from_the_process),
     ]
