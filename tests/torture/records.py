@@ -82,6 +82,7 @@ def polled(variant: str, points: list[str], polls: int) -> Trial:
             place.mkdir()
             faults.write_kill_at(place)
             typed = exact_resume.words(variant, *_LOGGED)
+            before = done
             for point in [*points, ""]:
                 options = exact_resume.killing(point, expected) if point else {}
                 command = Command(*typed, folder=place, **options)
@@ -89,6 +90,7 @@ def polled(variant: str, points: list[str], polls: int) -> Trial:
                     done += _read(place / "run")
                 require(command.finish() == (-signal.SIGKILL if point else 0), command.output)
                 typed = ("resume=run",)
+            require(done > before, "nothing was there to be read")
             look(place / "run", exact_resume.clean(variant))
             number += 1
         return done
@@ -97,19 +99,25 @@ def polled(variant: str, points: list[str], polls: int) -> Trial:
 
 
 def _read(run: Path) -> int:
-    """Read what a reader may read at any time; each complete line, and the whole summary, must be sound JSON."""
+    """Read what a reader may read at any time; each complete line, and the whole summary, must be sound JSON.
+
+    Returns:
+        1 if there was a line and a summary to read, else 0.
+    """
+    read = 0
     for name in ("metrics.jsonl", "summary.json"):
         try:
             data = (run / name).read_bytes()
         except FileNotFoundError:
             continue
-        complete = data[: data.rfind(b"\n") + 1]
+        lines = data[: data.rfind(b"\n") + 1].splitlines() if name == "metrics.jsonl" else [data]
+        read += bool(lines)
         try:
-            for line in complete.splitlines() if name == "metrics.jsonl" else [data]:
+            for line in lines:
                 json.loads(line)
         except ValueError as error:
             raise Broken(f"a reader met a broken {name}: {error}: {data[-200:]!r}") from error
-    return 1
+    return int(read == 2)
 
 
 # ---- what is tried, and the negative controls ------------------------------------------------------------------------
