@@ -186,8 +186,9 @@ def ends(fault: str, number: int, says: str, before: Callable[[], None] | None =
         _lay_out(folder)
         environment = {"FAULT": f"{fault} {number}", "FAULT_ALWAYS": "1"}
         command = Command(
-            *WORDS, "data.num_workers=2", "data.timeout_s=2", environment=environment, before=before, own_group=True
-        )
+            *WORDS, "data.num_workers=2", "data.timeout_s=2", environment=environment, before=before, own_group=True,
+            fresh=before is None,  # a fork leaves without what ends workers that are idle
+        )  # fmt: skip
         try:
             status = command.finish(40)
         except Broken:
@@ -372,6 +373,7 @@ def _trials(scale: Scale) -> list[Trial]:
         trials += [killed_from_outside(draw.uniform(0, 0.6), draw.randrange(4)) for _ in range(outside)]
         trials += [too_many_left_out(40, 19), too_many_left_out(400, 100, 0), too_many_left_out(20_000, 200)]
         trials += [ends("kill", number(), "twice")]
+        trials += [ends("stop", 90, "no answer from the data workers for 2 s")] * 2  # read ahead, as an epoch begins
     trials += [ends("stop", number(), "no answer from the data workers for 2 s") for _ in range(scale.count(1, 2, 10))]
     for kind in some:
         trials += [bad_is_named(kind, number(), workers) for workers in ((2,) if scale.is_fast else (0, 2))]

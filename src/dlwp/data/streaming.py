@@ -168,15 +168,22 @@ class StreamingLoader:
     def _pool(self) -> Any:
         if self._num_workers:
             _deaths.listen()
+        began, old = time.monotonic(), self._loader._iterator
+        if old is None:
+            return iter(self._loader)
+        processes: list[Any] = old._workers  # type: ignore[attr-defined]
         try:
-            batches = iter(self._loader)
-        except RuntimeError as error:  # workers of the last epoch have died, or are too slow to say that they are ready
-            old: Any = self._loader._iterator
-            if isinstance(death := self._worker_fault(error, old._workers, 0.0), _Death):
-                self._warn(f"{death}; all workers were started anew")
+            with _deaths.told(processes, began + self._timeout_s + _LOOK_S):
+                return iter(self._loader)
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # workers of the last epoch have died or hang, or are too slow to say that they are ready
+            fault = self._worker_fault(error, processes, time.monotonic() - began - _LOOK_S)
             self._end_workers(old, at_once=True)
-            batches = iter(self._loader)
-        return batches
+            if isinstance(fault, RunError):
+                raise fault from error
+            if isinstance(fault, _Death):
+                self._warn(f"{fault}; all workers were started anew")
+            return iter(self._loader)
 
     def _next(self, batches: Any) -> Any:
         began = self._looked = time.monotonic()
