@@ -331,7 +331,7 @@ def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: 
 def _explained(error: BaseException, run: RunFolder, config: Config) -> BaseException:
     from dlwp import devices
 
-    if devices.is_out_of_memory(error):
+    if devices.is_out_of_memory(error) and not isinstance(error, DlwpError):
         why = " ".join(str(error).split())[:90]
         size, pieces = int(config.values["data"]["batch_size"]), config.values["trainer"]["accumulate"]
         if pieces == "auto":
@@ -421,7 +421,7 @@ def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ())
     trainer: Trainer = parts.evaluator()
     values = trainer.evaluate(parts.loaders[split], split) or {}
     count, progress = parts.loaders[split].num_samples, record["progress"]
-    line = report.result_line(split, values, count, progress["step"], progress["best_step"], trainer.monitor)
+    line = report.result_line(split, values, count, progress["step"], run.best_step, trainer.monitor)
     return {
         "checkpoint": str(folder),
         "split": split,

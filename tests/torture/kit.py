@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import multiprocessing
 import os
 import random
@@ -60,7 +61,13 @@ def _difference(found: Any, expected: Any, path: str = "") -> str | None:
             if (place := _difference(one, other, f"{path}[{index}]")) is not None:
                 return place
         return None if len(found) == len(expected) else f"{path} has {len(found)} items, expected {len(expected)}"
-    return None if found == expected else f"{path} is {found!r}, expected {expected!r}"
+    if found == expected or (_is_nan(found) and _is_nan(expected)):
+        return None
+    return f"{path} is {found!r}, expected {expected!r}"
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 @dataclass(frozen=True)

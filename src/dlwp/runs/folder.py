@@ -151,6 +151,13 @@ class RunFolder:
             raise ValueError(f"{target!r} is not the name of a checkpoint")
         files.write_atomic(self.checkpoints / name, target + "\n")
 
+    @property
+    def best_step(self) -> int | None:
+        """The step of the best evaluation that summary.json tells of."""
+        best = self.read_summary().get("best")
+        step = best.get("step") if isinstance(best, dict) else None
+        return step if isinstance(step, int) else None
+
     def pointed(self, name: str) -> Path | None:
         """Return the checkpoint that checkpoints/`name` names, None where it names none that is there.
 
