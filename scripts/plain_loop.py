@@ -54,9 +54,10 @@ def crop_and_flip(pictures: Tensor, step: int, seed: int) -> Tensor:
 
 
 def train(
-    train_set: ArrayDataset, epochs: int, seed: int, max_steps: int | None = None, say: Callable[[str], None] = print
-) -> ResNet:
-    """Train a ResNet-20 and return it."""
+    train_set: ArrayDataset, epochs: int, seed: int, max_steps: int | None = None,
+    say: Callable[[str], None] = print, on_step: Callable[[int], None] | None = None,
+) -> ResNet:  # fmt: skip
+    """Train a ResNet-20 and return it; `on_step` is told of each step."""
     pictures = train_set.inputs.permute(0, 2, 3, 1).contiguous()  # (N, H, W, C), uint8
     scale = 1 / 255 / torch.tensor(STD, dtype=torch.float64)
     offset = -torch.tensor(MEAN, dtype=torch.float64) / torch.tensor(STD, dtype=torch.float64)
@@ -87,6 +88,8 @@ def train(
             loss.backward()
             optimizer.step()
             step += 1
+            if on_step is not None:
+                on_step(step)
             if step == total_steps:
                 break
         rate = step * BATCH_SIZE / (time.perf_counter() - started)

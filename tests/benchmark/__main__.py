@@ -1,0 +1,50 @@
+"""Own the command `scripts/benchmark`: which measurements, how many rounds, the table, the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmark.rounds import Claim
+from dlwp.runs.environment import processor
+
+MEASUREMENTS = ("step", "data", "whole", "start")
+
+
+def main(words: list[str]) -> int:
+    """Measure what the words ask for; return 1 if a claim does not hold."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/benchmark", description="Measure every claim of speed against what one would write by hand."
+    )
+    parser.add_argument("names", nargs="*", metavar="WHAT", choices=["all", *MEASUREMENTS], default=["all"],
+                        help=f"all, {', '.join(MEASUREMENTS)} (all)")  # fmt: skip
+    parser.add_argument("--rounds", type=int, default=5, help="how often each side is measured, in turn (5)")
+    found = parser.parse_args(words)
+    chosen = MEASUREMENTS if "all" in found.names else tuple(dict.fromkeys(found.names))
+    if "whole" in chosen and not (Path(os.environ.get("DLWP_DATA_ROOT", "data")) / "cifar10").is_dir():
+        parser.error("whole needs CIFAR-10: DLWP_DATA_ROOT=DIR, where DIR/cifar10 is")
+    busy = os.getloadavg()[0]
+    print(f"{processor()} · {os.cpu_count()} cores · torch {torch.__version__} · load {busy:.1f} at the start"
+          + (": NOT a quiet machine" if busy > 0.5 else ""), flush=True)  # fmt: skip
+    began, held = time.monotonic(), True
+    for name in chosen:
+        for claim in importlib.import_module(f"benchmark.{name}").claims(found.rounds):
+            held &= claim.holds is not False
+            _tell(claim)
+    print(f"{'all hold' if held else 'NOT all hold'} · {found.rounds} rounds · {time.monotonic() - began:.0f} s")
+    return 0 if held else 1
+
+
+def _tell(claim: Claim) -> None:
+    verdict = {True: "holds", False: "FAILS", None: ""}[claim.holds]
+    print(f"{claim.name:<12} {verdict:<6} {claim.found:<24} {claim.bound:<18} n={claim.n}  {claim.says}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
