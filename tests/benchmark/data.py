@@ -73,7 +73,7 @@ def claims(rounds: int) -> list[Claim]:
         sets.append(found["sets"])
         return float(found["per_s"])
 
-    found = compare({"data": from_memory, "step": lambda: in_process("data", "step")["per_s"]}, rounds, "pictures/s")
+    found = compare({"data": from_memory, "step": lambda: in_process("data", "step")["per_s"]}, rounds)
     per_s = found.median("data")
     share, least, most = found.ratio("step", "data")
     return [

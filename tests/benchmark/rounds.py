@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,11 +19,9 @@ class Comparison:
 
     Args:
         figures: by side, one a round, in order.
-        unit: of a figure ("µs a step").
     """
 
     figures: Mapping[str, Sequence[float]]
-    unit: str
 
     def ratio(self, side: str, to: str) -> tuple[float, float, float]:
         """Return median, least and greatest of the ratios side / to, one a round."""
@@ -42,27 +39,27 @@ class Claim:
 
     Args:
         name: "the step". says: what is compared, for a person. found: "1.04 (1.02 to 1.09)". bound: "at most 1.10".
-        holds: None where nothing is claimed. n: rounds.
+        n: rounds.
     """
 
     name: str
     says: str
     found: str
     bound: str
-    holds: bool | None
+    holds: bool
     n: int
 
 
-def compare(sides: Mapping[str, Callable[[], float]], rounds: int, unit: str) -> Comparison:
+def compare(sides: Mapping[str, Callable[[], float]], rounds: int) -> Comparison:
     """Measure all sides in turn, `rounds` times; the first one alternates, so that no side is always the warm one."""
     figures: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
             figures[name].append(sides[name]())
-    return Comparison(figures, unit)
+    return Comparison(figures)
 
 
-def in_process(module: str, *words: str, **variables: str) -> dict[str, Any]:
+def in_process(module: str, *words: str) -> dict[str, Any]:
     """Run `python -m benchmark.<module> words` in a process and a folder of its own; return the JSON of its last line.
 
     Raises:
@@ -70,9 +67,8 @@ def in_process(module: str, *words: str, **variables: str) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         done = subprocess.run(
-            [sys.executable, "-m", f"benchmark.{module}", *words], cwd=folder, env={**os.environ, **variables},
-            capture_output=True, text=True,
-        )  # fmt: skip
+            [sys.executable, "-m", f"benchmark.{module}", *words], cwd=folder, capture_output=True, text=True
+        )
         if done.returncode:
             raise RuntimeError(f"benchmark.{module} {' '.join(words)}: {done.stderr.strip()[-2000:]}")
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))

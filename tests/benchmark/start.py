@@ -49,7 +49,7 @@ def ours() -> dict[str, float]:
 def claims(rounds: int) -> list[Claim]:
     """Measure in turn."""
     sides = {name: (lambda name=name: in_process("start", name)["s"]) for name in ("ours", "bare")}
-    found = compare(sides, rounds, "s")
+    found = compare(sides, rounds)
     late = [one - other for one, other in zip(found.figures["ours"], found.figures["bare"], strict=True)]
     median = sorted(late)[len(late) // 2]
     return [

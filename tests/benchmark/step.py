@@ -71,7 +71,7 @@ def claims(rounds: int) -> list[Claim]:
         ends.append(found["end_ms"])
         return float(found["step_us"])
 
-    found = compare({"dlwp": by_dlwp, "bare": lambda: in_process("step", "bare")["step_us"]}, rounds, "µs a step")
+    found = compare({"dlwp": by_dlwp, "bare": lambda: in_process("step", "bare")["step_us"]}, rounds)
     ratio, least, most = found.ratio("dlwp", "bare")
     over = found.median("dlwp") - found.median("bare")
     end = statistics.median(ends)

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.rounds import Claim, compare, in_process
+from benchmark.rounds import Claim, compare, in_process, rates
 
 STEPS = 60
 PLAIN = Path(__file__).parents[2] / "scripts" / "plain_loop.py"
@@ -17,7 +17,6 @@ PLAIN = Path(__file__).parents[2] / "scripts" / "plain_loop.py"
 def ours() -> dict[str, float]:
     """Return pictures a second of dlwp's training steps, with its log, in memory."""
     import dlwp
-    from benchmark.rounds import rates
 
     words = ("data=cifar10", "model=resnet", f"trainer.max_steps={STEPS}", "trainer.log_every=10", "run_dir=run")
     dlwp.train(*words)
@@ -57,7 +56,7 @@ def _steady(found: list[float]) -> float:
 def claims(rounds: int) -> list[Claim]:
     """Measure in turn."""
     sides = {name: (lambda name=name: in_process("whole", name)["per_s"]) for name in ("ours", "bare")}
-    found = compare(sides, rounds, "pictures/s")
+    found = compare(sides, rounds)
     ratio, least, most = found.ratio("ours", "bare")
     return [
         Claim("whole", f"ResNet-20 on CIFAR-10: dlwp {found.median('ours'):.0f} pictures/s / best bare loop "
