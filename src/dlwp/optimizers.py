@@ -38,10 +38,10 @@ def parameter_groups(
             "hidden", as `Muon` wants them. Embeddings, tokens, positions and the last layer are not hidden.
 
     Returns:
-        Groups, each with "params" and "weight_decay"; one alone where all is treated alike. Those that
-        decay come first.
+        Groups, each with "params" and "weight_decay"; one alone where all is treated alike: a fused step takes as
+        long again for each. Those that decay come first.
     """
-    exempt = set() if decay_norms_and_biases else _norms_and_biases(model)
+    exempt = set() if decay_norms_and_biases or not weight_decay else _norms_and_biases(model)
     hidden: set[Tensor] = _hidden_weights(model) if hidden_apart else set()
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for parameter in model.parameters():
