@@ -157,3 +157,20 @@ def test_values_agree_with_torchmetrics() -> None:
     )
     predicted, wanted = _numbers(50, 3)
     assert _value(R2(), predicted, wanted) == pytest.approx(float(theirs.R2Score()(predicted, wanted)), rel=1e-6)
+
+
+def test_of_equal_outputs_the_first_come_first_and_nan_before_all() -> None:
+    nan = float("nan")
+    outputs = torch.tensor([[1.0, 1.0, 1.0], [2.0, nan, 1.0], [2.0, nan, 1.0], [nan, nan, nan]])
+    for targets, share in (([0, 1, 0, 0], 1 / 2), ([1, 0, 2, 1], 1 / 2), ([2, 2, 2, 2], 0)):
+        metric = TopK(2)
+        metric.update(outputs, torch.tensor(targets))
+        assert metric.compute() == share, targets
+
+
+def test_top_k_is_that_of_torch_where_no_outputs_are_equal() -> None:
+    outputs, targets = torch.randn(500, 9, 2), torch.randint(9, (500, 2))
+    metric = TopK(4)
+    metric.update(outputs, targets)
+    found = outputs.topk(4, dim=1).indices
+    assert metric.compute() == pytest.approx(float((found == targets.unsqueeze(1)).any(1).double().mean()))

@@ -4,6 +4,7 @@ Knows nothing of models or who asks. Each has the calls of torchmetrics (`update
 
     sums: float64 tensor, the whole state. Sums of several processes, or of two halves of a split, simply add up.
     additive: True, which says just that.
+    counting: whether they are whole numbers, so that many batches may be added as one.
     higher_is_better: whether more of it is better.
 
 Nothing waits for the device but `compute`. Where a device has no float64 (MPS) the sums stay on the host.
@@ -11,6 +12,7 @@ Nothing waits for the device but `compute`. Where a device has no float64 (MPS) 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -52,7 +54,7 @@ class Accuracy:
     """
 
     higher_is_better = True
-    additive = True
+    additive = counting = True
 
     def __init__(self) -> None:
         self.sums = _zeros(2)  # correct, counted
@@ -60,7 +62,7 @@ class Accuracy:
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch."""
-        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.argmax(1)
+        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.max(1).indices
         labels = _labels(outputs, targets)
         counted = labels != _IGNORED
         _add(self, ((found == labels) & counted).sum(), counted.sum())
@@ -76,12 +78,14 @@ class Accuracy:
 class TopK:
     """The fraction of samples whose class is among the k largest outputs; 1 where there are no more than k classes.
 
+    Of equal outputs the first come first.
+
     Args:
         k: number of largest outputs looked at.
     """
 
     higher_is_better = True
-    additive = True
+    additive = counting = True
 
     def __init__(self, k: int = 5) -> None:
         if k < 1:
@@ -97,9 +101,13 @@ class TopK:
                 f"a top-k metric needs outputs (B, K), got {tuple(outputs.shape)}. metrics=regression, or none"
             )
         labels = _labels(outputs, targets)
-        found = outputs.topk(min(self.k, outputs.shape[1]), dim=1).indices  # (B, k, ...)
         counted = labels != _IGNORED
-        _add(self, (found == labels.unsqueeze(1)).any(1).logical_and(counted).sum(), counted.sum())
+        label = torch.where(counted, labels, 0).unsqueeze(1)  # (B, 1, ...)
+        own = outputs.gather(1, label)
+        classes = torch.arange(outputs.shape[1], device=outputs.device).view(-1, *[1] * (outputs.ndim - 2))  # (K, ...)
+        # NaN comes before every number; to count what comes before takes a quarter of the time of topk
+        before = torch.where(classes < label, ~(outputs < own), ~(outputs <= own)).sum(1)
+        _add(self, (before < self.k).logical_and(counted).sum(), counted.sum())
 
     def compute(self) -> float:
         """Return the fraction in [0, 1]; NaN without samples."""
@@ -116,7 +124,7 @@ class ConfusionMatrix:
         num_classes: number of classes K.
     """
 
-    additive = True
+    additive = counting = True
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
@@ -125,7 +133,7 @@ class ConfusionMatrix:
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: outputs and targets as for `Accuracy`."""
-        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.argmax(1)
+        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.max(1).indices
         labels = _labels(outputs, targets)
         counted = labels != _IGNORED
         cells = torch.where(counted, labels * self.num_classes + found, 0).flatten().to(self.sums.device)
@@ -227,6 +235,21 @@ class R2:
         self.sums = self.sums.new_zeros(7, 1)
 
     to = _to
+
+
+def monitored(name: str, mode: str, metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the value ("val/accuracy") by which a run is judged, and "max" or "min": whether more of it is better.
+
+    Args:
+        name, mode: `trainer.monitor` and `trainer.monitor_mode`; auto is the first metric, and what it says of itself.
+        metrics: of the run, by name.
+    """
+    first = next(iter(metrics), "loss")
+    name = f"val/{first}" if name == "auto" else name
+    if mode != "auto":
+        return name, mode
+    metric = metrics.get(name.removeprefix("val/"))
+    return name, "max" if getattr(metric, "higher_is_better", False) else "min"
 
 
 def _determination(count: float, *sums: float) -> float:
