@@ -133,13 +133,14 @@ def test_a_resume_within_the_same_second_is_read_in_order(tmp_path: Path, make_t
     assert_equal_to_metrics(run)
 
 
-def test_what_was_logged_is_on_disk_when_the_process_is_killed(tmp_path: Path, make_trainer: Any) -> None:
+def test_what_a_checkpoint_has_seen_is_on_disk_when_the_process_is_killed(tmp_path: Path, make_trainer: Any) -> None:
     run, trainer = RunFolder.create(tmp_path / "run"), make_trainer([])
     child = os.fork()
     if child == 0:
         written = make(run)
         for step in range(1, 101):
             written.on_log(Logged(trainer, step, 1, {"loss": 1.0, "accuracy": 0.5}))
+        written.state_dict()
         os._exit(137)
     os.waitpid(child, 0)
     assert [step for step, _ in scalars(run, "train", "accuracy")] == list(range(1, 101))

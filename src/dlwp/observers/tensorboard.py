@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 _NAMES = {"lr": "learning_rate"}
+_FLUSH_S = 1.0
 _LEAST_SIDE = 64  # of a picture in the grid, in pixels: smaller ones are enlarged
 
 
 class TensorBoard:
     """Write RUN/tensorboard: `train`, `val` and `test` share their tags, so that each quantity is one chart.
 
-    Everything is flushed when it is written, so that what a checkpoint has seen is on disk before it.
+    What a checkpoint has seen is on disk before it; else curves come there once a second.
 
     Args:
         run: the folder.
@@ -57,6 +58,7 @@ class TensorBoard:
         self._mean = mean
         self._std = std
         self._writers: dict[str, SummaryWriter] = {}
+        self._flushed = -math.inf
         self._purged_from: dict[str, int] = {}
         self._start_step = 0
         self._opened: set[str] = set()
@@ -95,6 +97,15 @@ class TensorBoard:
             self._write_hparams()
         self._finish(event.step)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing, but wait until what was written is on disk: a checkpoint is taken."""
+        for writer in self._writers.values():
+            writer.flush()
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take nothing back."""
+
     def _finish(self, step: int) -> None:
         for split, (step, counts) in self._confusions.items():
             self._draw_confusion(split, counts, step)
@@ -123,10 +134,16 @@ class TensorBoard:
     def _write(self, split: str, values: dict[str, float], step: int) -> None:
         if not values:
             return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
         writer = self._writer(split)
-        for name, value in values.items():
-            writer.add_scalar(_NAMES.get(name, name), value, step)
-        writer.flush()
+        curves = [Summary.Value(tag=_NAMES.get(name, name), simple_value=value) for name, value in values.items()]
+        assert writer.file_writer is not None
+        writer.file_writer.add_summary(Summary(value=curves), step)  # one record; add_scalar writes one a curve
+        now = time.monotonic()
+        if split != "train" or now - self._flushed >= _FLUSH_S:  # it waits for the writer's thread
+            self._flushed = now
+            writer.flush()
 
     def _draw_pictures(self, event: Logged) -> None:
         count, self._images = self._images, 0
