@@ -127,6 +127,8 @@ class Builder:
         if settings.deterministic:
             devices.use_deterministic_algorithms()
         device, reason = devices.resolve(self._values["device"])
+        devices.limit_threads()
+        devices.keep_freed_memory()
         self._decide("device", str(device), reason, stored=False)
         data, keys = self._data()
         randomness.seed_everything(self._seed)

@@ -6,7 +6,10 @@ Knows nothing of models but what `Traits` says, and nothing of data.
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import math
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from dlwp.errors import ConfigError, MachineError, did_you_mean
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
 _KINDS = ("auto", "cpu", "cuda", "mps")
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,39 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
+def usable_processors() -> int:
+    """Return how many processors this process may use: those it is bound to, or fewer by a container's quota."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(bound, _quota(Path("/sys/fs/cgroup/cpu.max")))))
+
+
+def _quota(path: Path) -> float:
+    """Return the processors that a control group grants, infinity where it sets no bound (cgroup v2: quota, period)."""
+    try:
+        quota, period = path.read_text().split()
+        return math.inf if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):  # not Linux, or no control group of its own
+        return math.inf
+
+
+def limit_threads() -> None:
+    """Let torch use no more threads than there are processors: it sees a machine's, not a container's quota."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_processors():
+        torch.set_num_threads(usable_processors())
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what the steps free for the next one, as torch's allocator does on a card.
+
+    Else glibc gives large blocks back to the system and asks for them anew, and the system clears each page: a step of
+    a ResNet-20 takes thousands of page faults, and none so. Other C libraries are left alone.
+    """
+    libc = ctypes.CDLL(None)
+    if platform.libc_ver()[0] == "glibc":
+        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the most that it takes
+
+
 def free_host_memory() -> int:
     """Return the bytes of the host's memory that a process may still take without pushing others out."""
     try:
@@ -161,6 +198,11 @@ def free_host_memory() -> int:
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):  # macOS, which keeps nearly nothing free
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the type in which sums are kept: float64, or float32 on MPS, which has none."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def is_out_of_memory(error: BaseException) -> bool:
