@@ -70,7 +70,7 @@ class Witness:
         before, self._before = self._before or now, now
         seen: dict[str, Any] = {
             "step": event.step,
-            "samples": trainer.state.progress.chain,
+            "samples": trainer.chain.read(),
             "batch": _digest(trainer.last_batch),
             "loss": float(event.loss).hex(),
             **{group: dict(_digests(nested)) for group, nested in trainer.state.tensors().items()},

@@ -288,7 +288,6 @@ def _controls(scale: Scale) -> list[Trial]:
         ("billion laughs: runs", _any_yaml): "no end after|MemoryError",
         ("nested 100,000 deep: runs", _any_yaml): "ended with -11",
         ("progress position -5", _any_progress): "fault in dlwp.*RuntimeError",
-        ("progress chain", _any_progress): "fault in dlwp.*ValueError: non-hexadecimal",
     }
     quick = [(*key, breaks) for key, breaks in found.items() if not (scale.is_fast and key[0] in _SLOW)]
     return [loads(name, patch, breaks=breaks) for name, patch, breaks in quick]

@@ -382,7 +382,7 @@ for _name, _values in _PROGRESS.items():
         add(f"progress {_name} {_value!r:.20}", RESUME, progress(**{_name: _value}),
             f"does not fit the parts of its config .ValueError: .*{_why}")  # fmt: skip
 _refusal = "does not fit the parts of its config .ValueError: non-hexadecimal number found"
-add("progress chain", RESUME, progress(chain="EVIL"), _refusal)
+add("chain of the samples", RESUME, record(stateful={"chain": {"chain": "EVIL"}}), _refusal)
 _refusal = "does not fit the parts of its config .ValueError: not enough values to unpack"
 add("progress of half a cycle", RESUME, progress(cycles=[[0]]), _refusal)
 add("no format", RESUME, record(format_version=None), "state.json is no record of a run .TypeError: int")

@@ -65,8 +65,7 @@ class Recording:
     def on_log(self, event: Logged) -> None:
         """Record training over the steps since the last log."""
         self._record(event, "train", event.values)
-        chain = event.trainer.state.progress.chain
-        if chain:
+        if chain := event.trainer.chain.read():
             self._add(event, self._audit, {"step": event.step, "epoch": event.epoch, "chain": chain})
 
     def on_left_out(self, event: LeftOut) -> None:

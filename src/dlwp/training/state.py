@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
-from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -18,8 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlwp.errors import ConfigError
-
-_FLOAT, _ITEMS = "$float", "$items"
+from dlwp.jsonable import from_json, to_json
 
 
 @runtime_checkable
@@ -47,7 +44,7 @@ class Progress:
         last_values: of the last evaluation.
         skipped, rollbacks: steps left out, and returns to the last checkpoint, after a non-finite loss or gradient.
         elapsed_s: time of training in earlier processes.
-        chain: hash over the sample indices of all steps (`training.audit`). order: that they are to come in.
+        order: that the samples are to come in.
         total_steps, cycles: the length of the run, and what the schedule makes of it (`training.rates`).
         pieces: those that a batch is cut into since memory ran out, 0 if it never did.
     """
@@ -64,7 +61,6 @@ class Progress:
     skipped: int = 0
     rollbacks: int = 0
     elapsed_s: float = 0.0
-    chain: str = ""
     order: dict[str, Any] = field(default_factory=dict)
     total_steps: int = 0
     cycles: list[list[int]] = field(default_factory=list)
@@ -155,7 +151,7 @@ class TrainState:
         if self.averaged is not None:
             groups["ema"] = self.averaged.state_dict(self.model)
         own = {name: part for name, part in self._stateful.items() if _is_own(part)}
-        others = {name: _jsonable(part.state_dict(), keep=True) for name, part in own.items()}
+        others = {name: to_json(part.state_dict(), keep=True) for name, part in own.items()}
         if others := {name: nested for name, nested in others.items() if _holds_tensors(nested)}:
             groups["others"] = others
         return groups
@@ -165,10 +161,11 @@ class TrainState:
         stateful = {}
         for name, part in self._stateful.items():
             try:
-                stateful[name] = _jsonable(part.state_dict())
+                if state := to_json(part.state_dict()):
+                    stateful[name] = state
             except TypeError as error:
                 raise ConfigError(f"the state of {name} cannot be saved: {error}") from error
-        progress = _jsonable(dataclasses.asdict(self.progress))
+        progress = to_json(dataclasses.asdict(self.progress))
         return {"progress": progress, "stateful": stateful, "classes": self._classes()}
 
     def load(self, tensors: dict[str, Any], record: dict[str, Any], *, exact: bool = True) -> list[str]:
@@ -194,10 +191,10 @@ class TrainState:
             raise ConfigError(f"the checkpoint is of another {', '.join(changes)}. If you mean it: resume_exact=false")
         if "optimizer" not in anew:
             self._load_optimizer(tensors["optimizer"])
-        self.progress = Progress(**_from_json(record["progress"]))
+        self.progress = Progress(**from_json(record["progress"]))
         for name, part in self._stateful.items():
             if name in stateful and name not in anew:
-                part.load_state_dict(_from_json(stateful[name]))
+                part.load_state_dict(from_json(stateful[name]))
         return [f"{change}: begun anew (resume_exact=false)" for change in changes]
 
     def _classes(self) -> dict[str, str]:
@@ -249,7 +246,7 @@ def _options(group: dict[str, Any]) -> dict[str, Any]:
 
 def _is_same(one: Any, other: Any) -> bool:
     """Return whether an option is what was saved of it: tuples come back as lists."""
-    return bool(_jsonable(one) == _jsonable(other))
+    return bool(to_json(one) == to_json(other))
 
 
 def _is_own(part: Any) -> bool:
@@ -294,41 +291,3 @@ def _laid_out_as(parameter: Tensor, value: Any) -> Any:
 def _shape(tensors: dict[str, Tensor], name: str) -> str:
     found = tensors.get(name)
     return "none" if name not in tensors else str(list(found.shape)) if isinstance(found, Tensor) else "its own state"
-
-
-def _jsonable(value: Any, keep: bool = False) -> Any:
-    """Return containers of JSON values from which `_from_json` makes the same again, keys that are no text included.
-
-    Args:
-        value: containers of numbers, texts and tensors. keep: leave tensors as they are, else they become lists.
-
-    Raises:
-        TypeError: something is of another kind.
-    """
-    if isinstance(value, Tensor) and keep:
-        return value
-    if isinstance(value, Tensor) or type(value).__module__ == "numpy":
-        return _jsonable(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return {_FLOAT: str(value)}  # JSON has no infinity, and the best value of a plateau scheduler begins with it
-    if isinstance(value, dict):
-        items = {key: _jsonable(item, keep) for key, item in value.items() if not callable(item)}
-        if all(isinstance(key, str) for key in items):
-            return items
-        return {_ITEMS: [[_jsonable(key), item] for key, item in items.items()], "counts": isinstance(value, Counter)}
-    if isinstance(value, list | tuple | set | frozenset | deque):
-        return [_jsonable(item, keep) for item in value]
-    if value is None or isinstance(value, str | int | float):
-        return value
-    raise TypeError(f"{type(value).__name__} is neither a number, a text, a tensor nor a container of those")
-
-
-def _from_json(value: Any) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {_FLOAT}:
-            return float(value[_FLOAT])
-        if set(value) == {_ITEMS, "counts"}:
-            items = {_from_json(key): _from_json(item) for key, item in value[_ITEMS]}
-            return Counter(items) if value["counts"] else items
-        return {key: _from_json(item) for key, item in value.items()}
-    return [_from_json(item) for item in value] if isinstance(value, list) else value

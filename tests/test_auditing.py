@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from dlwp.auditing import check
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
 from dlwp.data.streaming import StreamingLoader
 from dlwp.errors import DataError
-from dlwp.training.audit import check, link
+from dlwp.training.audit import Chain, link
 
 OPTIONS = {"length": 23, "batch_size": 5, "seed": 3, "shuffle": True, "drop_last": False, "limit_batches": None}
 
@@ -68,3 +69,17 @@ def test_a_changed_order_and_an_empty_record_prove_nothing() -> None:
         check([*recorded, {"step": 2, "order": {**OPTIONS, "batch_size": 4}}])
     with pytest.raises(DataError, match="no step is recorded"):
         check([])
+
+
+def test_the_chain_is_the_same_whenever_it_is_read() -> None:
+    steps = [torch.arange(number, number + 5) for number in range(9)]
+    text, seldom, often = "", Chain(), Chain()
+    for indices in steps:
+        text = link(text, indices)
+        seldom.add(indices)
+        often.add(indices)
+        assert often.read() == text
+    assert seldom.read() == text
+    again = Chain()
+    again.load_state_dict(seldom.state_dict())
+    assert again.read() == text
