@@ -292,12 +292,12 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
 
 
 def _say_end(run: RunFolder, trainer: Trainer, console: Console, config: Config, exit: str) -> None:
-    from dlwp import report
+    from dlwp import report, timing
 
     progress = trainer.state.progress
     further = resuming.longer(config.values["trainer"], exit, progress.step, max(progress.epoch, 1))
     _say_table(console, {
-        "time": [report.time_line(trainer.times)],
+        "time": timing.lines(trainer),
         "next": report.next_lines(run.path, resuming.command(run.path, config.trusted, further)),
     })  # fmt: skip
     console.repeat_warnings()
@@ -361,8 +361,8 @@ def audit(run: str) -> str:
         DataError: it was not so, or nothing is recorded. ConfigError: no such run.
     """
     from dlwp import report
+    from dlwp.auditing import check
     from dlwp.runs import history
-    from dlwp.training.audit import check
 
     path, _ = find_run(run)
     try:

@@ -157,15 +157,6 @@ def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[floa
     return centre - half, centre + half
 
 
-def time_line(times: dict[str, float]) -> str:
-    """Return where the time went, in percent, the largest first."""
-    total = sum(times.values())
-    if not total:
-        return "no step was taken"
-    shares = sorted(times.items(), key=lambda entry: -entry[1])
-    return _BAR.join(f"{value / total:.0%} {name}" for name, value in shares if value / total >= 0.005)
-
-
 def next_lines(folder: Path, resume: str) -> list[str]:
     """Return the commands that one would type next: of the run's folder, and `resume`."""
     return [

@@ -6,7 +6,6 @@ Knows nothing of what a transform does, and nothing of models. Order and batches
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import signal
 import threading
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from dlwp import randomness
+from dlwp import devices, randomness
 from dlwp.data.datasets import size
 from dlwp.data.facts import path_of
 from dlwp.data.reading import Failure, Reader, begin_worker, collate
@@ -52,7 +51,8 @@ class StreamingLoader:
         multiprocessing_context: "fork", "spawn" or "forkserver"; None is the platform's own.
 
     Attributes:
-        num_samples: samples used an epoch.
+        num_samples: samples used an epoch. num_read: read so far, by this process's count.
+        cpu_s: seconds for which reading kept this process's processor busy; workers' are not counted.
         indices: of the last batch's samples as they were asked for and came back, int64 (B,), on the host.
         listener: None, or who is told: `warn(text)`; `waiting()`, about once a second while a batch is waited for,
             where True ends the epoch; `left_out(sample, name, reason)`, once for each sample that cannot be read.
@@ -85,9 +85,10 @@ class StreamingLoader:
         self.batch_size = batch_size
         self._transform = transform
         self._channels_last = channels_last
-        self._num_workers = num_workers
+        self.num_workers = num_workers
         self._timeout_s = timeout_s
-        self._looked = 0.0
+        self._looked = self.cpu_s = 0.0
+        self.num_read = 0
         self._lost: dict[int, str] = {}
         self._told: set[int] = set()
         self._batches = _Batches(self.order)
@@ -123,6 +124,7 @@ class StreamingLoader:
                 for sample, name, reason in lost:
                     self._leave_out(sample, name, reason)
                 self.indices = indices
+                self.num_read += len(indices)
                 batch = _moved(batch, self.device)
                 yield finish(batch, self._transform, number * len(self) + position, self._channels_last)
 
@@ -142,7 +144,7 @@ class StreamingLoader:
                 return
             except _Death as death:
                 if death.sample in deaths:
-                    fewer = f"often out of memory: fewer workers, data.num_workers={self._num_workers // 2}"
+                    fewer = f"often out of memory: fewer workers, data.num_workers={self.num_workers // 2}"
                     raise RunError(f"{death} twice, {fewer}") from None
                 deaths.add(death.sample)
                 self._warn(f"{death}; all workers were started anew at batch {position + 1} of epoch {number + 1}")
@@ -162,11 +164,11 @@ class StreamingLoader:
             sound = True
             raise
         finally:
-            if self._num_workers and not (sound and self._loader.persistent_workers):
+            if self.num_workers and not (sound and self._loader.persistent_workers):
                 self._end_workers(batches)
 
     def _pool(self) -> Any:
-        if self._num_workers:
+        if self.num_workers:
             _deaths.listen()
         began, old = time.monotonic(), self._loader._iterator
         if old is None:
@@ -187,9 +189,12 @@ class StreamingLoader:
 
     def _next(self, batches: Any) -> Any:
         began = self._looked = time.monotonic()
-        if not self._num_workers:
+        if not self.num_workers:
+            busy = time.thread_time()
             with randomness.preserved():
-                return next(batches)
+                found = next(batches)
+            self.cpu_s += time.thread_time() - busy
+            return found
         while True:
             try:
                 with _deaths.told(batches._workers, began + self._timeout_s + _LOOK_S):
@@ -411,6 +416,6 @@ def _moved(batch: Any, device: torch.device) -> Any:
 
 def default_workers() -> tuple[int, str]:
     """Return a number of worker processes for this machine, and the reason."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    available = devices.usable_processors()
     count = max(0, min(8, available - 1))
     return count, f"{available} processor core{'s' if available != 1 else ''}, one for the loop"
