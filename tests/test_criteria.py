@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlwp.criteria import batch_weight
+from dlwp.criteria import batch_weight, batch_weights
 from dlwp.errors import ConfigError
 
 
@@ -71,3 +71,12 @@ def test_a_criterion_of_ones_own_counts_samples_whatever_holds_the_targets() -> 
 def test_a_criterion_that_gives_no_mean_is_refused(reduction: str) -> None:
     with pytest.raises(ConfigError, match=f"criterion.reduction={reduction} gives no mean.*criterion.reduction=mean"):
         batch_weight(nn.MSELoss(reduction=reduction), torch.zeros(3))
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([1.0, 2.0, 0.5])])
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (4, 4, 2)])
+def test_many_batches_weigh_what_each_weighs(weight: Tensor | None, sizes: tuple[int, ...]) -> None:
+    criterion = nn.CrossEntropyLoss(weight=weight)
+    batches = [torch.tensor([0, -100, 2, 1][:size]) for size in sizes]
+    assert batch_weights(criterion, batches) == [float(batch_weight(criterion, one)) for one in batches]
+    assert batch_weights(nn.MSELoss(), [torch.zeros(3, 2), 5.0]) == [3.0, 5.0]

@@ -5,7 +5,7 @@ Knows nothing of models, data or who adds them up. The criteria themselves are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,27 @@ def batch_weight(criterion: Any, targets: Any) -> float | Tensor:
         weight = criterion.weight.to(targets.device, dtype)
         return (weight[torch.where(counts, targets, 0)] * counts).sum()
     return float(_num_samples(targets))
+
+
+def batch_weights(criterion: Any, targets: Sequence[Any]) -> list[float]:
+    """Return the `batch_weight` of each of many batches, counted in one go where they are alike; waits for the device.
+
+    Args:
+        criterion: as there.
+        targets: of each batch; or, of a batch that is no pair, its weight.
+    """
+    counting = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and criterion.weight is None
+    kinds = {(one.shape, one.dtype) if isinstance(one, Tensor) else None for one in targets}
+    if counting and len(kinds) == 1 and (kind := kinds.pop()) is not None and not kind[1].is_floating_point:
+        return list(map(float, (torch.stack(list(targets)) != criterion.ignore_index).flatten(1).sum(1).tolist()))
+    weights = [one if isinstance(one, float) else batch_weight(criterion, one) for one in targets]
+    return [float(weight) for weight in weights]
+
+
+def weight_of(criterion: Any, batch: Any) -> float | Tensor:
+    """Return the `batch_weight` of a batch: by its targets where it is a pair (inputs, targets), else its samples."""
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
+    return batch_weight(criterion, batch[1]) if is_pair else float(_num_samples(batch))
 
 
 def _num_samples(targets: Any) -> int:

@@ -16,8 +16,9 @@ STEPS = -(-SAMPLES // BATCH_SIZE)
 WORDS = (
     "data=synthetic", f"data.shape=[{FEATURES}]", f"data.num_train={SAMPLES}", "data.num_val=0", "data.val_fraction=0",
     "data.num_test=0", f"data.num_classes={CLASSES}", f"data.batch_size={BATCH_SIZE}", "model=mlp",
-    f"model.hidden=[{HIDDEN}]", "model.dropout=0", "optimizer=sgd", "scheduler=constant", f"trainer.epochs={EPOCHS}",
-    f"trainer.log_every={LOG_EVERY}", "trainer.progress=true", "logger.plots=false", "run_dir=run",
+    f"model.hidden=[{HIDDEN}]", "model.dropout=0", "optimizer=sgd", "optimizer.weight_decay=0", "scheduler=constant",
+    f"trainer.epochs={EPOCHS}", f"trainer.log_every={LOG_EVERY}", "trainer.progress=true",
+    "logger.plots=false", "run_dir=run",
 )  # fmt: skip
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from dlwp import randomness
 from dlwp.data import resident
+from dlwp.data.augment import BatchTransform, build_ops
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
 from dlwp.errors import ConfigError
@@ -83,3 +86,33 @@ def test_samples_without_arrays_are_refused() -> None:
 def test_arrays_fit_the_host() -> None:
     data = ArrayDataset(torch.zeros(1024, 1024, dtype=torch.uint8), torch.zeros(1024, dtype=torch.int64))
     assert resident.fits(data, torch.device("cpu")) == (True, "1 MiB, as it lies")
+
+
+@pytest.mark.parametrize("start", [0, 1, 9, 21])
+@pytest.mark.parametrize("transform", [None, BatchTransform(mean=[3.0], std=[2.0])])
+def test_small_batches_made_many_at_once_are_those_made_one_by_one(
+    start: int, transform: BatchTransform | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = ArrayDataset(torch.randn(64 * 21 + 5, 16), torch.arange(64 * 21 + 5))
+
+    def batches(at_once: int) -> list[tuple[torch.Tensor, ...]]:
+        monkeypatch.setattr(resident, "_AT_ONCE", at_once)
+        loader = ResidentLoader(data, 64, seed=3, shuffle=True, transform=transform)
+        assert (loader._at_once > 1) == (at_once > 1)
+        return [(inputs, targets, loader.indices) for inputs, targets in loader.epoch(2, start)]  # type: ignore[misc]
+
+    together, alone = batches(2**15), batches(1)
+    assert len(together) == len(alone) == 22 - start
+    for one, other in zip(together, alone, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+        assert one[0].is_contiguous() and one[0].data_ptr() % 64 == 0
+
+
+def own(inputs: torch.Tensor, targets: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return inputs + step, targets
+
+
+@pytest.mark.parametrize("transform", [BatchTransform(build_ops(["flip"])), own])
+def test_what_is_drawn_for_a_batch_is_drawn_for_it_alone(transform: Any) -> None:
+    data = ArrayDataset(torch.zeros(128, 1, 8, 8), torch.zeros(128))
+    assert ResidentLoader(data, 64, transform=transform)._at_once == 1

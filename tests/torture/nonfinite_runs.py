@@ -348,7 +348,13 @@ def buffers_stay() -> None:
 def _sums_stay() -> None:
     from dlwp.training.tally import Tally
 
-    Tally.restore = lambda self, sums: None  # type: ignore[method-assign]
+    load = Tally.load_state_dict
+
+    def load_at_a_reset(self: Tally, state: dict[str, Any]) -> None:
+        if not state["sums"]:
+            load(self, state)
+
+    Tally.load_state_dict = load_at_a_reset  # type: ignore[method-assign]
 
 
 def _averages_go_on() -> None:

@@ -20,6 +20,8 @@ from dlwp.errors import ConfigError
 
 _SHARE = 0.3
 """The share of a card's free memory that the data may take."""
+_AT_ONCE = 2**19
+"""Bytes of small batches that are selected and normalised at once."""
 
 
 class ResidentLoader:
@@ -65,6 +67,7 @@ class ResidentLoader:
         self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
         self._transform = transform
         self._channels_last = channels_last
+        self._at_once = self._batches_at_once(batch_size)
         self.indices: Tensor | None = None
         self.num_samples = self.order.num_samples
         self.batch_size = batch_size
@@ -76,11 +79,27 @@ class ResidentLoader:
         """Yield the batches (inputs, targets) of epoch `number` from batch `start` on; what is before costs nothing."""
         order = self.order.of(number)
         there = order.to(self.device)
-        for position in range(start, len(self)):
-            bounds = self.order.bounds(position)
-            self.indices, indices = order[bounds], there[bounds]
-            pair = rows(self._inputs, indices), rows(self._targets, indices)
-            yield finish(pair, self._transform, number * len(self) + position, self._channels_last)
+        for first in range(start, len(self), self._at_once):
+            bounds = self.order.bounds(first, self._at_once)
+            pair = rows(self._inputs, there[bounds]), rows(self._targets, there[bounds])
+            batch = finish(pair, self._transform, number * len(self) + first, self._channels_last)
+            if self._at_once == 1:
+                self.indices = order[bounds]
+                yield batch
+                continue
+            cuts = (part.split(self.batch_size) for part in (order[bounds], *batch))
+            for self.indices, inputs, targets in zip(*cuts, strict=True):
+                yield inputs, targets
+
+    def _batches_at_once(self, batch_size: int) -> int:
+        """Return how many batches one selection makes: more than one only where nothing is drawn for a batch.
+
+        Each begins at a multiple of 64 bytes, as a tensor of its own would: kernels may round otherwise elsewhere.
+        """
+        if getattr(self._transform, "ops", ()) or not (self._transform is None or hasattr(self._transform, "ops")):
+            return 1
+        row = max(1, self._inputs[:1].numel())
+        return max(1, _AT_ONCE // (4 * row * batch_size)) if row * batch_size % 64 == 0 == batch_size % 64 else 1
 
 
 class Order:
@@ -124,9 +143,10 @@ class Order:
         """Return the indices of a batch, (B,), on the host."""
         return self.of(number)[self.bounds(position)]
 
-    def bounds(self, position: int) -> slice:
-        """Return where batch `position` lies in the order."""
-        return slice(position * self._batch_size, min((position + 1) * self._batch_size, self._length))
+    def bounds(self, position: int, count: int = 1) -> slice:
+        """Return where `count` batches from batch `position` on lie in the order; fewer, where it ends."""
+        last = min(position + count, self._count)
+        return slice(position * self._batch_size, min(last * self._batch_size, self._length))
 
 
 def finish(batch: Any, transform: Callable[..., Any] | None, step: int, channels_last: bool) -> Any:

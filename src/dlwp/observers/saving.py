@@ -184,8 +184,7 @@ class Saving:
         began = time.perf_counter()
         path = writing.result()
         waited_s = writing.waited_s + time.perf_counter() - began
-        spent = event.trainer.times
-        spent["saving"] = spent.get("saving", 0.0) + waited_s
+        event.trainer.spend("saving", waited_s)
         if path is not None:
             self._failed = 0
             event.trainer.emit(Saved(event.trainer, checkpoint.step_of(path), path, waited_s))

@@ -11,8 +11,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dlwp.criteria import batch_weight
-
 StepFunction = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(model, batch, criterion) -> (loss or a dictionary with "loss" and further numbers, outputs)."""
 
@@ -51,20 +49,23 @@ def is_pair(batch: Any) -> bool:
 def size_of(batch: Any) -> int:
     """Return the number of samples in a batch: the length of its first tensor."""
     while not isinstance(batch, Tensor):
+        if type(batch) is tuple:  # asked first: a test for Mapping takes longer
+            batch = batch[0]
+            continue
         batch = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
     return len(batch)
 
 
+def targets_of(batch: Any) -> Any:
+    """Return what the weight of a batch follows from: the targets of a pair, else the number of samples."""
+    return batch[1] if is_pair(batch) else float(size_of(batch))
+
+
 def split_result(result: Any) -> tuple[Tensor, dict[str, Tensor]]:
     """Return (loss, further numbers) of what a step function gave as its loss."""
-    if isinstance(result, Mapping):
-        return result["loss"], {key: value for key, value in result.items() if key != "loss"}
-    return result, {}
-
-
-def weight_of(criterion: Any, batch: Any) -> Any:
-    """Return what the mean in the criterion divided by for this batch: samples, or the sum of their weights."""
-    return batch_weight(criterion, batch[1]) if is_pair(batch) else size_of(batch)
+    if isinstance(result, Tensor) or not isinstance(result, Mapping):
+        return result, {}
+    return result["loss"], {key: value for key, value in result.items() if key != "loss"}
 
 
 def cut(batch: Any, count: int) -> list[Any]:
@@ -81,8 +82,3 @@ def cut(batch: Any, count: int) -> list[Any]:
         parts = {key: cut(value, count) for key, value in batch.items()}
         return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
     return [type(batch)(values) for values in zip(*(cut(value, count) for value in batch), strict=True)]
-
-
-def sum_dtype(device: torch.device) -> torch.dtype:
-    """Return the type in which sums are kept: float64, or float32 on MPS, which has none."""
-    return torch.float32 if device.type == "mps" else torch.float64

@@ -29,11 +29,10 @@ class Dispatch:
     def __init__(self, observers: Sequence[Any], warn: Callable[[str], None]) -> None:
         self._warn = warn
         self._failures: dict[tuple[int, str], int] = {}
-        self._hooks: dict[str, list[tuple[Any, Any]]] = {name: [] for name in events.HOOKS}
-        for part in observers:
-            for name, hooks in self._hooks.items():
-                if callable(hook := getattr(part, name, None)):
-                    hooks.append((part, hook))
+        self._hooks: dict[str, list[tuple[Any, Any]]] = {
+            name: [(part, hook) for part in observers if callable(hook := getattr(part, name, None))]
+            for name in events.HOOKS
+        }
 
     def is_heard(self, hook: str) -> bool:
         """Return whether any observer has this hook."""
@@ -48,7 +47,7 @@ class Dispatch:
         """
         stop: events.Stop | None = None
         first: BaseException | None = None
-        for part, hook in list(self._hooks[record.hook]):
+        for part, hook in self._hooks[record.hook]:
             try:
                 answer = hook(record)
             except (Exception, SystemExit) as error:  # any error: a watcher must not end the run, a callback is told
@@ -57,9 +56,10 @@ class Dispatch:
                     raise failure from (error if failure is not error else error.__cause__)
                 first = first or failure
                 continue
-            self._failures.pop((id(part), record.hook), None)
-            if isinstance(answer, events.Stop) and stop is None and not getattr(part, "watcher", False):
-                stop = answer
+            if self._failures:
+                self._failures.pop((id(part), record.hook), None)
+            if answer is not None and stop is None and isinstance(answer, events.Stop):
+                stop = None if getattr(part, "watcher", False) else answer
         if first is not None:
             raise first
         return stop
@@ -73,8 +73,8 @@ class Dispatch:
                 self._warn(f"{name} failed at step {step}: {type(error).__name__}: {error}; training goes on")
             if count == _OFF_AFTER:
                 self._warn(f"{name} failed {count} times in a row and was switched off (at step {step})")
-                for hooks in self._hooks.values():
-                    hooks[:] = [entry for entry in hooks if entry[0] is not part]
+                for hook_name, hooks in self._hooks.items():  # new lists: of the old one some may still hear
+                    self._hooks[hook_name] = [entry for entry in hooks if entry[0] is not part]
             return None
         if type(part).__module__.partition(".")[0] == "dlwp":
             return error

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlwp import distributed
-from dlwp.training.batches import StepFunction, is_pair, size_of, split_result, sum_dtype, supervised_step, weight_of
+from dlwp import devices, distributed
+from dlwp.criteria import weight_of
+from dlwp.training.batches import StepFunction, is_pair, size_of, split_result, supervised_step
 
 
 @torch.no_grad()
@@ -57,7 +58,7 @@ def evaluate(
             weight = weight + count
             for name, value in {"loss": loss, **further}.items():
                 value = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
-                value = value.to(sum_dtype(value.device)) * count
+                value = value.to(devices.sum_dtype(value.device)) * count
                 totals[name] = totals[name] + value if name in totals else value
             if is_pair(batch) and outputs is not None:
                 for metric in updated:

@@ -6,6 +6,8 @@ Knows nothing of why it happened, but finds the module where it arose.
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -45,6 +47,8 @@ class Guard:
         fused = all(group.get("fused") for group in trainer.optimizer.param_groups)
         self._deferred = trainer.device.type != "cpu" and self._policy == "stop" and fused
         self._bad_step: Tensor | None = None
+        self._one: Tensor | None = None
+        self._looked_at, self._alike = 0, False  # how many gradients, and whether they are alike
         self._buffers: list[Tensor] = []
         self._kept_buffers: list[Tensor] = []
         self._good: dict[str, Any] | None = None
@@ -53,43 +57,54 @@ class Guard:
         """Keep a copy of the buffers, which batch norm changes in its forward pass, and of the sums of the metrics."""
         if self._policy == "stop":
             return
-        self._kept_sums = self._trainer.tally.copy()
+        self._kept_sums = self._trainer.tally.state_dict()
         if not self._kept_buffers:
             self._buffers = list(self._trainer.model.buffers())
             self._kept_buffers = [buffer.clone() for buffer in self._buffers]
         elif self._buffers:
             torch._foreach_copy_(self._kept_buffers, self._buffers)
 
-    def allows_step(self, loss: Tensor, norm: Tensor, batch: Any) -> bool:
-        """Return whether loss and gradient norm are finite; act by the policy where they are not.
+    def allows_step(self, loss: Tensor, gradients: Sequence[Tensor], batch: Any) -> bool:
+        """Return whether loss and gradients (or a norm of them all) are finite; act by the policy where they are not.
 
         Raises:
             NonFiniteError: the policy is "stop", or its limit is reached.
         """
-        finite = torch.isfinite(loss) & torch.isfinite(norm)
         if self._deferred:
-            self._remember(finite)
+            self._remember(torch.isfinite(loss) & (self._bad(gradients) == 0) if gradients else torch.isfinite(loss))
             return True
-        if bool(finite):
+        if math.isfinite(loss.item()) and not (gradients and self._bad(gradients).item()):
             return True
         progress = self._trainer.state.progress
         if self._policy == "skip" and progress.skipped < MAX_SKIPS:
             progress.skipped += 1
             if self._buffers:
                 torch._foreach_copy_(self._buffers, self._kept_buffers)
-            self._trainer.tally.restore(self._kept_sums)
+            self._trainer.tally.load_state_dict(self._kept_sums)
             self._trainer.warn(f"step {progress.step + 1} left out: {_word(loss)}")
             return False
         if self._policy == "rollback" and progress.rollbacks < MAX_ROLLBACKS:
             progress.rollbacks += 1
             since = self._restore()
-            self._trainer.tally.restore(self._kept_sums)
+            self._trainer.tally.load_state_dict(self._kept_sums)
             self._trainer.warn(
                 f"step {progress.step + 1} left out: {_word(loss)}; weights are back at step {since}, "
                 f"so steps {since + 1} to {progress.step + 1} do not count"
             )
             return False
         raise self._error(loss, batch, progress.step + 1)
+
+    def _bad(self, values: Sequence[Tensor]) -> Tensor:
+        """Return 1 where a value is NaN or infinite, else 0, on their device."""
+        if self._one is None or len(values) != self._looked_at:
+            self._looked_at, self._alike = len(values), _are_alike(values)
+            self._one = torch.ones((), device=values[0].device)
+        if self._alike:
+            found = torch.zeros_like(self._one)
+            torch._amp_foreach_non_finite_check_and_unscale_(list(values), found, self._one)
+            return found
+        norms = torch.stack([value.norm().to(self._one.device) for value in values])
+        return torch.isfinite(norms).all().logical_not()
 
     def read_verdict(self) -> None:
         """Read a verdict that was left on the device; waits for it.
@@ -194,6 +209,13 @@ class Guard:
         if found:
             return found[0]
         return "the criterion" if not bool(torch.isfinite(loss).all()) else "a gradient"
+
+
+def _are_alike(values: Sequence[Tensor]) -> bool:
+    """Return whether one kernel can look at all of them."""
+    kinds = {(value.device.type, value.device.index, value.dtype, value.layout) for value in values}
+    kind = kinds.pop()
+    return not kinds and kind[0] in ("cpu", "cuda") and values[0].is_floating_point() and kind[3] is torch.strided
 
 
 def _word(loss: Tensor) -> str:

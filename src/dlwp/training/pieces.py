@@ -45,7 +45,7 @@ class Pieces:
             return job(cut(batch, min(self._fixed, most)))
         trainer = self._trainer
         buffers = [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
-        sums = trainer.tally.copy()
+        sums = trainer.tally.state_dict()
         while True:
             try:
                 return job(cut(batch, min(self.count, most)))
@@ -56,7 +56,7 @@ class Pieces:
             trainer.optimizer.zero_grad(set_to_none=True)
             for buffer, kept in buffers:
                 buffer.copy_(kept)
-            trainer.tally.restore(sums)
+            trainer.tally.load_state_dict(sums)
             if trainer.device.type == "cuda":
                 torch.cuda.empty_cache()
             self._double(size_of(batch), most)

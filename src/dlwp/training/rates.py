@@ -95,7 +95,8 @@ class Rates:
             self._scheduler.step(value)
 
     def _factor(self, progress: Progress) -> float:
-        start, end = next(cycle for cycle in reversed(progress.cycles) if cycle[0] <= progress.step)
+        cycles = progress.cycles
+        start, end = cycles[0] if len(cycles) == 1 else next(one for one in cycles[::-1] if one[0] <= progress.step)
         step = min(progress.step, max(end - 1, start)) - start
         return float(self._scheduler(step, end - start, self._steps_per_epoch))
 

@@ -1,17 +1,22 @@
 """Own the running sums of a training epoch: the loss, a step's further numbers, and metrics.
 
-Knows nothing of when they are read. Sums stay on the device until they are.
+Knows nothing of when they are read. What a step adds is only noted, and summed when somebody reads, in the order in
+which it came: the sums do not depend on when that is, and a step neither computes them nor waits for the device.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dlwp.training.batches import sum_dtype
+from dlwp.criteria import batch_weights
+
+_MOST_NOTED = 1024  # numbers
+_MOST_BYTES = 2**20  # of outputs and targets
 
 
 class Tally:
@@ -19,29 +24,35 @@ class Tally:
 
     Args:
         metrics: name -> metric; those whose state is a tensor `sums` that simply adds up are kept in training too.
-        device: where the sums lie.
+            Where these are counts (`counting`), many batches are added as one.
+        criterion: says what a batch weighs.
     """
 
-    def __init__(self, metrics: Mapping[str, Any], device: torch.device) -> None:
+    def __init__(self, metrics: Mapping[str, Any], criterion: Any = None) -> None:
+        self._criterion = criterion
         self._metrics = {name: metric for name, metric in metrics.items() if getattr(metric, "additive", False)}
-        self._device = device
-        self._sums: dict[str, Tensor] = {}  # name -> (weighted sum, weight)
-        self._read: dict[str, Tensor] = {}  # the sums at the last reading
+        self._noted: defaultdict[str, list[tuple[Any, Any]]]  # name -> (mean, targets or weight)
+        self._batches: list[tuple[Any, Any]]
+        self._sums: dict[str, list[float]]  # name -> [weighted sum, weight]
+        self._read: dict[str, list[Any]]  # the sums at the last reading
         self.reset()
 
-    def add(self, name: str, value: Tensor | float, weight: Any) -> None:
-        """Add a mean `value` that was taken over `weight` (samples, or the sum of their weights)."""
-        sums = self._sums.get(name)
-        if sums is None:
-            sums = self._sums[name] = torch.zeros(2, dtype=sum_dtype(self._device), device=self._device)
-        sums[0] += value * weight
-        sums[1] += weight
+    def add(self, name: str, value: Tensor | float, targets: Any) -> None:
+        """Note a mean `value` that a criterion has taken over `targets`; or, in their place, over a weight."""
+        self._noted[name].append((value, targets))
+        self._count += 1
+        if self._count > _MOST_NOTED:
+            self._sum_up()
 
-    @torch.no_grad()
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add a batch to the metrics."""
-        for metric in self._metrics.values():
-            metric.update(outputs, targets)
+        """Note a batch for the metrics."""
+        if not self._metrics:
+            return
+        outputs = outputs.detach() if isinstance(outputs, Tensor) else outputs
+        self._batches.append((outputs, targets))
+        self._bytes += sum(part.nbytes if isinstance(part, Tensor) else _MOST_BYTES for part in (outputs, targets))
+        if self._bytes > _MOST_BYTES:
+            self._sum_up()
 
     def epoch(self) -> dict[str, float]:
         """Return the means over the epoch so far, by name; waits for the device."""
@@ -50,59 +61,72 @@ class Tally:
     def window(self) -> dict[str, float]:
         """Return the means since the last call of this method, by name; waits for the device."""
         values = self._means(self._read)
-        self._read = {name: sums.clone() for name, sums in self._all().items()}
+        self._read = self.state_dict()["sums"]
         return values
 
     def reset(self) -> None:
         """Begin a new epoch."""
-        self._sums.clear()
-        self._read = {}
-        for metric in self._metrics.values():
-            metric.reset()
-
-    def copy(self) -> dict[str, Tensor]:
-        """Return a copy of the sums, which `restore` takes back."""
-        return {name: sums.clone() for name, sums in self._all().items()}
-
-    def restore(self, sums: dict[str, Tensor]) -> None:
-        """Take back what `copy` gave."""
-        self._sums = {name: value.clone() for name, value in sums.items() if name not in self._metrics}
-        for name, metric in self._metrics.items():
-            metric.sums = sums[name].clone()
+        self.load_state_dict({"sums": {}, "read": {}})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums as lists."""
-        return {
-            "sums": {name: sums.tolist() for name, sums in self._all().items()},
-            "read": {name: sums.tolist() for name, sums in self._read.items()},
-        }
+        """Return the sums as lists; waits for the device."""
+        self._sum_up()
+        of_metrics = {name: metric.sums.tolist() for name, metric in self._metrics.items()}
+        return {"sums": {name: list(sums) for name, sums in self._sums.items()} | of_metrics, "read": self._read}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.reset()
-        for name, values in state["sums"].items():
-            sums = torch.tensor(values, dtype=sum_dtype(self._device), device=self._device)
-            if name in self._metrics:
-                self._metrics[name].sums = sums
-            else:
-                self._sums[name] = sums
-        self._read = {
-            name: torch.tensor(values, dtype=sum_dtype(self._device), device=self._device)
-            for name, values in state["read"].items()
-        }
+        self._forget()
+        self._sums = {name: list(sums) for name, sums in state["sums"].items() if name not in self._metrics}
+        self._read = state["read"]
+        for name, metric in self._metrics.items():
+            metric.reset()
+            if name in state["sums"]:
+                metric.sums = metric.sums.new_tensor(state["sums"][name])
 
-    def _all(self) -> dict[str, Tensor]:
-        return {**self._sums, **{name: metric.sums for name, metric in self._metrics.items()}}
+    @torch.no_grad()
+    def _sum_up(self) -> None:
+        for name, noted in self._noted.items():
+            sums = self._sums.setdefault(name, [0.0, 0.0])
+            means = _numbers([value for value, _ in noted])
+            weights = batch_weights(self._criterion, [targets for _, targets in noted])
+            for value, weight in zip(means, weights, strict=True):
+                sums[0] += value * weight
+                sums[1] += weight
+        batches = self._batches
+        together = [tuple(map(torch.cat, zip(*batches, strict=True)))] if _are_alike(batches) else batches
+        for metric in self._metrics.values():
+            for outputs, targets in together if getattr(metric, "counting", False) else batches:
+                metric.update(outputs, targets)
+        self._forget()
 
-    def _means(self, since: dict[str, Tensor]) -> dict[str, float]:
+    def _forget(self) -> None:
+        self._noted, self._batches, self._bytes, self._count = defaultdict(list), [], 0, 0
+
+    def _means(self, since: dict[str, list[Any]]) -> dict[str, float]:
+        self._sum_up()
         values = {}
-        for name, sums in self._sums.items():
-            total, weight = (sums - since[name] if name in since else sums).tolist()
-            if weight:
-                values[name] = total / weight
+        for name, (total, weight) in self._sums.items():
+            before = since.get(name, (0.0, 0.0))
+            if weight > before[1]:
+                values[name] = (total - before[0]) / (weight - before[1])
         for name, metric in self._metrics.items():
             kept = metric.sums
-            metric.sums = kept - since[name] if name in since else kept
+            metric.sums = kept - kept.new_tensor(since[name]) if name in since else kept
             values[name] = float(metric.compute())
             metric.sums = kept
         return values
+
+
+def _numbers(values: list[Any]) -> list[float]:
+    """Return numbers and tensors of one number each as numbers; waits for the device once."""
+    if all(isinstance(value, Tensor) for value in values):
+        return list(torch.stack(values).flatten().tolist())
+    return [float(value) for value in values]
+
+
+def _are_alike(batches: list[tuple[Any, Any]]) -> bool:
+    """Return whether all are of tensors that can be joined along the first axis."""
+    if not all(isinstance(part, Tensor) and part.ndim for pair in batches for part in pair):
+        return False
+    return len({tuple((part.shape[1:], part.dtype) for part in pair) for pair in batches}) == 1

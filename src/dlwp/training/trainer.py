@@ -9,7 +9,8 @@ import contextlib
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +19,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlwp import devices, randomness
+from dlwp.criteria import weight_of
 from dlwp.errors import DataError, RunError
+from dlwp.metrics import monitored
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
-from dlwp.training.audit import link
-from dlwp.training.batches import Loader, StepFunction, is_pair, size_of, split_result, supervised_step, weight_of
+from dlwp.training.audit import Chain
+from dlwp.training.batches import Loader, StepFunction, is_pair, size_of, split_result, supervised_step, targets_of
 from dlwp.training.dispatch import Dispatch
 from dlwp.training.evaluation import evaluate
 from dlwp.training.nonfinite import Guard
@@ -97,24 +100,28 @@ class Trainer:
         self.device = torch.device(device)
         self.seed = seed
         self.warnings: list[str] = []
-        self.times: dict[str, float] = {}
+        self.times: defaultdict[str, float] = defaultdict(float)
         self.last_batch: Any = None
-        self.monitor, self.monitor_mode = _monitor_of(self.settings, metrics or {})
+        self.monitor, self.monitor_mode = monitored(self.settings.monitor, self.settings.monitor_mode, metrics or {})
         self.precision = "fp32" if self.settings.precision == "auto" else self.settings.precision
         self.step_function: StepFunction = step or getattr(type(model), "training_step", None) or supervised_step
+        tuned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._parameters = list(dict.fromkeys([*tuned, *model.parameters()]))
         self._compute: nn.Module = torch.compile(model) if self.settings.compile else model  # type: ignore[assignment]
         self._scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
         self._metrics = copy.deepcopy(dict(metrics or {}))
         self._confusion = confusion
-        self.tally = Tally(metrics or {}, self.device)
+        self.tally = Tally(metrics or {}, criterion)
+        self.chain = Chain()
         self.guard = Guard(self)
         self._stop: events.Stop | None = None
-        self._began = 0.0
+        self._began = self._mark = 0.0
+        self._next_due = 0  # the step that a log, an evaluation or the end of the epoch follows
         self._window_began = self._epoch_began = (0.0, 0)  # time, samples
         self._dispatch = Dispatch(self.observers, self.warn)
         self._rates = Rates(optimizer, scheduler, scheduler_interval, self.settings.extend)
         averaged = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
-        stateful: dict[str, Stateful] = {"tally": self.tally}
+        stateful: dict[str, Stateful] = {"tally": self.tally, "chain": self.chain}
         for part in self.observers:
             if isinstance(part, Stateful):
                 count = sum(type(part).__name__ == name.partition("#")[0] for name in stateful)
@@ -140,7 +147,8 @@ class Trainer:
             while self._stop is None and progress.step < self.total_steps:
                 before = progress.step
                 self.model.train()
-                for batch in self._timed(train.epoch(progress.epoch, progress.position)):
+                for batch in train.epoch(progress.epoch, progress.position):
+                    self.spend("data" if self.last_batch is not None else "start")
                     loss = self._forward_and_backward(batch)
                     self._take_step(loss, batch)
                     self._settle()
@@ -155,42 +163,39 @@ class Trainer:
 
     def _forward_and_backward(self, batch: Any) -> Tensor:
         """Return the loss of the batch, its gradient accumulated over pieces that are weighted by their samples."""
-        started = time.perf_counter()
         self.guard.begin_step()
-        self.optimizer.zero_grad(set_to_none=True)
-        whole = weight_of(self.criterion, batch)
-        total = self._pieces.compute(batch, lambda pieces: self._accumulate(pieces, whole))
+        for parameter in self._parameters:  # what optimizer.zero_grad does, in a thirtieth of its time
+            parameter.grad = None
         self.last_batch = batch
-        self._spend("model", started)
-        return total
+        return self._pieces.compute(batch, self._accumulate)
 
-    def _accumulate(self, pieces: list[Any], whole: Any) -> Tensor:
+    def _accumulate(self, pieces: list[Any]) -> Tensor:
         total: Tensor | None = None
         for number, piece in enumerate(pieces):
             randomness.seed_step(self.seed, self.state.progress.step, 0, number, self.device)
-            weight = weight_of(self.criterion, piece) if len(pieces) > 1 else whole
             with devices.autocast(self.device, self.precision):
                 result, outputs = self.step_function(self._compute, piece, self.criterion)
             loss, further = split_result(result)
             if len(pieces) > 1:
-                loss = loss * (weight / whole)
+                loss = loss * (weight_of(self.criterion, piece) / weight_of(self.criterion, self.last_batch))
+            self.spend("forward")
             (self._scaler.scale(loss) if self._scaler is not None else loss).backward()
+            self.spend("backward")
             total = loss.detach() if total is None else total + loss.detach()
             if outputs is not None and is_pair(piece):
                 self.tally.update(outputs, piece[1])
             for name, value in further.items():
-                self.tally.add(name, value.detach() if isinstance(value, Tensor) else value, weight)
+                self.tally.add(name, value.detach() if isinstance(value, Tensor) else value, targets_of(piece))
         assert total is not None
         return total
 
     def _take_step(self, loss: Tensor, batch: Any) -> None:
         """Step the optimizer, unless the guard finds loss or gradient not finite; count the step either way."""
-        started = time.perf_counter()
         progress = self.state.progress
         self._rates.before_step(progress)
         if self._scaler is not None:
             self._scaler.unscale_(self.optimizer)
-        if self.guard.allows_step(loss, self._gradient_norm(loss), batch):
+        if self.guard.allows_step(loss, self._gradients(), batch):
             if self._scaler is not None:
                 self._scaler.step(self.optimizer)
                 self._scaler.update()
@@ -198,33 +203,36 @@ class Trainer:
                 self.optimizer.step()
             if self.state.averaged is not None:
                 self.state.averaged.update(self.model, progress.step + 1)
-            self.tally.add("loss", loss, weight_of(self.criterion, batch))
+            self.tally.add("loss", loss, targets_of(batch))
+        size = size_of(batch)
         progress.step += 1
         self._rates.after_step(progress)
         if (indices := getattr(self.train_loader, "indices", None)) is not None:
-            progress.chain = link(progress.chain, indices)
+            self.chain.add(indices)
         progress.position += 1
-        progress.samples += size_of(batch)
+        progress.samples += size
         progress.pending = self._what_follows()
-        self._spend("model", started)
+        self.spend("optimizer")
         if self._dispatch.is_heard("on_step"):
-            self.emit(events.StepEnded(self, progress.step, progress.epoch, loss, size_of(batch)))
+            self.emit(events.StepEnded(self, progress.step, progress.epoch, loss, size))
 
-    def _gradient_norm(self, loss: Tensor) -> Tensor:
-        """Return the norm of the whole gradient, clipped to `clip_norm` where that is set."""
-        norm = None
-        if self.settings.clip_norm is not None:
-            norm = nn.utils.clip_grad_norm_(self._trainable, self.settings.clip_norm)
+    def _gradients(self) -> Sequence[Tensor]:
+        """Return the gradients; clipped, where `clip_norm` is set, and their norm instead.
+
+        None in fp16: an overflow there is no error, the scaler leaves the step out and lowers its scale.
+        """
+        clip = self.settings.clip_norm
+        norms = [] if clip is None else [nn.utils.clip_grad_norm_(self._trainable, clip)]
         if self._scaler is not None:
-            return loss  # an overflow in fp16 is no error: the scaler leaves the step out and lowers its scale
-        if norm is not None:
-            return norm
-        return nn.utils.get_total_norm([value.grad for value in self._trainable if value.grad is not None])
+            return []
+        return norms or [value.grad for value in self._trainable if value.grad is not None]
 
     # ---- what follows a step --------------------------------------------------------------------------------------
 
     def _what_follows(self) -> list[str]:
         progress = self.state.progress
+        if progress.step < self._next_due:
+            return ["settle"]
         ends_epoch = progress.position == self.steps_per_epoch
         ends_run = progress.step == self.total_steps
         pending = []
@@ -234,6 +242,10 @@ class Trainer:
             pending.append("evaluate")
         if ends_epoch:
             pending.append("epoch")
+        ahead = self.steps_per_epoch - (0 if ends_epoch else progress.position)
+        for every in (self.settings.log_every, self._eval_steps):
+            ahead = min(ahead, every - progress.step % every)
+        self._next_due = min(progress.step + ahead, self.total_steps)
         return [*pending, "settle"]
 
     def _settle(self) -> None:
@@ -247,23 +259,25 @@ class Trainer:
                 return  # stopped in the middle of it: it stays pending
             progress.pending.pop(0)
             if part == "log":
+                self.spend("observers")
                 self._log()
+                self.spend("logging")
             elif part == "epoch":
                 self._end_epoch()
             elif part == "settle":
                 self.emit(events.Settled(self, progress.step, progress.epoch, ended))
+        self.spend("observers")
 
     def _log(self) -> None:
-        started = time.perf_counter()
         self.guard.read_verdict()
         progress = self.state.progress
         values = self.tally.window()
         since, samples = self._window_began
-        rate = (progress.samples - samples) / max(started - since, 1e-9)
-        self._window_began = (time.perf_counter(), progress.samples)
+        now = time.perf_counter()
+        rate = (progress.samples - samples) / max(now - since, 1e-9)
+        self._window_began = (now, progress.samples)
         values |= {"lr": self.learning_rate, "samples_per_s": rate}
         self.emit(events.Logged(self, progress.step, self._epoch_number(), values))
-        self._spend("logging", started)
 
     def _validate(self) -> bool:
         """Evaluate the validation split and note whether it is the best so far; return False when a hook stopped it."""
@@ -314,7 +328,7 @@ class Trainer:
         if split == "val":
             progress.last_values = {name: value if math.isfinite(value) else None for name, value in values.items()}
             best = self._note_best(values.get(self.monitor.removeprefix("val/"), math.nan), values["loss"])
-        elapsed = self._spend("evaluation", started)
+        elapsed = self.spend("evaluation", time.perf_counter() - started)
         confusion = self._confusion.sums.clone() if self._confusion is not None else None
         record = events.Evaluated(
             self, progress.step, self._epoch_number(), split, values, loader.num_samples, elapsed, best, confusion
@@ -365,8 +379,9 @@ class Trainer:
         self.train_loader, self._val = train, val
         self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._next_due = 0
         self._stop = None
-        now = time.perf_counter()
+        now = self._mark = time.perf_counter()
         self._began = now - progress.elapsed_s
         self._window_began = self._epoch_began = (now, progress.samples)
         self.guard.keep()
@@ -458,6 +473,14 @@ class Trainer:
         """Seconds of training, those before a resume included."""
         return time.perf_counter() - self._began
 
+    def spend(self, name: str, elapsed_s: float | None = None) -> float:
+        """Count the time since it was last counted, or `elapsed_s` of it, as spent on `name`; return it."""
+        now = time.perf_counter()
+        elapsed = now - self._mark if elapsed_s is None else elapsed_s
+        self._mark = now
+        self.times[name] += elapsed
+        return elapsed
+
     def _evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
         averaged = self.state.averaged
         return averaged.swapped_into(self.model) if averaged is not None else contextlib.nullcontext()
@@ -466,30 +489,3 @@ class Trainer:
         """Return the number of the epoch of the last step, from 1."""
         progress = self.state.progress
         return progress.epoch + 1 if progress.position else max(progress.epoch, 1)
-
-    def _timed(self, batches: Iterable[Any]) -> Iterator[Any]:
-        iterator = iter(batches)
-        while True:
-            started = time.perf_counter()
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self._spend("data", started)
-            yield batch
-
-    def _spend(self, name: str, started: float) -> float:
-        elapsed = time.perf_counter() - started
-        self.times[name] = self.times.get(name, 0.0) + elapsed
-        return elapsed
-
-
-def _monitor_of(settings: TrainerSettings, metrics: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the monitored value ("val/accuracy") and whether more or less of it is better."""
-    first = next(iter(metrics), "loss")
-    name = f"val/{first}" if settings.monitor == "auto" else settings.monitor
-    if settings.monitor_mode != "auto":
-        return name, settings.monitor_mode
-    metric = metrics.get(name.removeprefix("val/"))
-    return name, "max" if getattr(metric, "higher_is_better", False) else "min"
