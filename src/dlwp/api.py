@@ -224,6 +224,7 @@ def _observers(
     run: RunFolder, config: Config, parts: Parts, console: Console, signals: Any, config_text: str
 ) -> list[Any]:
     """Return those who hear the run, keepers first: what is recorded is on disk before a checkpoint says so."""
+    from dlwp.observers.compiling import Compiling
     from dlwp.observers.plots import Plots
     from dlwp.observers.profiling import Profiling
     from dlwp.observers.recording import Recording
@@ -247,6 +248,8 @@ def _observers(
         )
     if logger["plots"]:
         observers.append(Plots(run, classes))
+    if settings.compile:
+        observers.append(Compiling())
     if settings.profile:
         observers.append(Profiling(run.path / "profile"))
     for name, section in (config.values.get("callbacks") or {}).items():
