@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dlwp.data import pictures
 from dlwp.data.datasets import is_channels_last
@@ -160,3 +161,68 @@ def test_a_pipe_among_pictures_is_named(folders: dict[str, Path], cache: Path) -
     os.mkfifo(folders["train"] / "cat" / "9.png")
     with pytest.raises(DataError, match=r"cat/9\.png' is not a regular file"):
         pictures.read_splits(folders, "set")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_is_read_upright(tmp_path: Path, orientation: int) -> None:
+    pixels = numpy.arange(4 * 6 * 3, dtype=numpy.uint8).reshape(4, 6, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / "held.png"
+    Image.fromarray(pixels).save(file, exif=exif)
+    with Image.open(file) as picture:
+        upright = numpy.asarray(ImageOps.exif_transpose(picture))
+    assert (pictures.decode(str(file), 0) == upright).all()
+
+
+def test_a_broken_exif_costs_no_picture(tmp_path: Path) -> None:
+    file = tmp_path / "odd.jpg"
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02ab" + 6 * b"\0"  # held as "ab"
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(file, exif=exif)
+    assert pictures.decode(str(file), 0).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1", "LA", "I;16"])
+@pytest.mark.parametrize("form", [None, pictures.Form(4, 4)])
+def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str, form: pictures.Form | None) -> None:
+    file = tmp_path / ("kind.jpg" if mode == "CMYK" else "kind.png")
+    Image.new(mode, (9, 7)).save(file)
+    found = pictures.decode(str(file), 0, form)
+    assert found.dtype == numpy.uint8 and found.shape == ((7, 9, 3) if form is None else (4, 4, 3))
+
+
+def test_a_form_keeps_the_middle_or_all(tmp_path: Path) -> None:
+    pixels = numpy.zeros((8, 24, 3), numpy.uint8)
+    pixels[:, :8, 0], pixels[:, 8:16, 1], pixels[:, 16:, 2] = 255, 255, 255  # red, green, blue
+    file = tmp_path / "wide.png"
+    Image.fromarray(pixels).save(file)
+    middle = pictures.decode(str(file), 0, pictures.Form(4, 4))
+    assert (middle == [0, 255, 0]).all()
+    whole = pictures.decode(str(file), 0, pictures.Form(4, 12, "stretch"))
+    assert (whole[:, [0, 5, 11]] == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_photograph_halved_while_decoded_is_that_scaled_at_once(tmp_path: Path, orientation: int) -> None:
+    noise = numpy.random.default_rng(0).integers(0, 256, (12, 18, 3), dtype=numpy.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = Image.fromarray(noise).resize((720, 480), Image.Resampling.BICUBIC)
+    photo.save(tmp_path / "large.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "large.jpg") as picture:
+        photo = ImageOps.exif_transpose(picture)
+    photo.save(tmp_path / "large.png", exif=Image.Exif())  # of a PNG all pixels are decoded
+    form = pictures.Form(40, 40)
+    halved, whole = (pictures.decode(str(tmp_path / f"large.{kind}"), 0, form) for kind in ("jpg", "png"))
+    assert numpy.abs(halved.astype(int) - whole).mean() < 1  # of 255: another filter, the same picture
+    assert not (halved == whole).all()
+
+
+def test_torchcodec_gives_the_bits_of_pillow(data_root: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    if pictures.torchcodec_jpeg() is None:
+        pytest.skip("torchcodec is not installed, or not for this torch")
+    found = sorted((data_root("photos") / "photos").glob("*.jpg"))
+    fast = [pictures.decode(str(file), 0) for file in found]
+    monkeypatch.setattr(pictures, "torchcodec_jpeg", lambda: None)
+    for file, pixels in zip(found, fast, strict=True):
+        assert (pictures.decode(str(file), 0) == pixels).all()
