@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import yaml
+from PIL import Image
 
 import dlwp
 from dlwp import settings
 from dlwp.config.compose import compose
+from dlwp.data import packing
 from dlwp.errors import DataError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -49,7 +52,19 @@ def own_dataset(own_place: Path) -> None:
 
 def needed_words(path: Path) -> list[str]:
     """Return the words that give a data config what it cannot know."""
+    if path.stem == "packed":
+        return ["data.path=packed"]
     return NUMBERS[1:] if "???" in path.read_text(encoding="utf-8") else []
+
+
+def make_pack() -> None:
+    """Pack two classes of eight pictures of noise where `data.path=packed` finds them."""
+    draw = numpy.random.default_rng(0)
+    for number in range(16):
+        file = Path("pictures", "cat" if number % 2 else "dog", f"{number}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=numpy.uint8)).save(file)
+    packing.pack(Path("pictures"), Path("packed"), num_workers=0)
 
 
 def name_of(path: Path) -> str:
@@ -159,6 +174,8 @@ def test_every_experiment_takes_a_step(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
+    if path.stem == "packed":
+        make_pack()
     words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)
     try:
         first_step("model=linear", f"data={path.stem}", *words, *SMALL)

@@ -35,6 +35,7 @@ _PLAIN = ("dlwp.metrics", "dlwp.schedules", "dlwp.optimizers", "dlwp.data.operat
 
 _FUNCTIONS = {
     "dlwp.data.images": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"),
+    "dlwp.data.packed": ("packed",),
     "dlwp.data.synthetic": ("synthetic",),
 }
 """Module -> its functions that are parts; beside them, those that make torchvision's and timm's models."""

@@ -23,7 +23,12 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
     """A data set held whole: `inputs` (N, ...) and `targets` (N, ...), indexed together.
 
     Pictures are uint8 of shape (N, C, H, W); scaling to [0, 1] and normalising is done on whole batches.
+
+    Attributes:
+        in_memory: whether it is; else it lies in a file, and what is read of it is in memory.
     """
+
+    in_memory = True
 
     def __init__(self, inputs: Tensor, targets: Tensor) -> None:
         if len(inputs) != len(targets):
@@ -36,6 +41,19 @@ class ArrayDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         return self.inputs[index], self.targets[index]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all inputs and targets."""
+        return self.inputs.nbytes + self.targets.nbytes
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs (B, ...) and targets (B, ...) of these samples; the indices lie where the data does."""
+        return rows(self.inputs, indices), rows(self.targets, indices)
+
+    def to(self, device: torch.device) -> ArrayDataset:
+        """Return the same on a device."""
+        return ArrayDataset(self.inputs.to(device), self.targets.to(device))
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """Return the samples at `indices`, copied."""

@@ -254,7 +254,7 @@ def _find_normalisation(splits: Splits, mean: Any, std: Any) -> None:
             f"data.{'std' if mean is None else 'mean'} is set without data.{'mean' if mean is None else 'std'}"
         )
     if "auto" in (mean, std):
-        measured, source = _measure(splits.train)
+        measured, source = measure(splits.train)
         mean, std = (measured[0] if mean == "auto" else mean), (measured[1] if std == "auto" else std)
     else:
         source = "data.mean, data.std"
@@ -276,10 +276,10 @@ def _per_channel(key: str, values: Any, channels: int) -> list[float]:
     return listed * (channels // len(listed))
 
 
-def _measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], str]:
+def measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], str]:
     """Return (mean, standard deviation) per channel, and of what; a channel that never changes gets deviation 1."""
     if isinstance(dataset, ArrayDataset):
-        chunks: Any = dataset.inputs.split(256)
+        chunks: Any = (dataset.batch(indices)[0] for indices in torch.arange(len(dataset)).split(256))
         source = "train"
     else:
         indices = torch.linspace(0, size(dataset) - 1, min(size(dataset), _FEW)).long().tolist()

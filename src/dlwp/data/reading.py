@@ -10,15 +10,21 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
 from dlwp import randomness
-from dlwp.data.datasets import size
+from dlwp.data.datasets import ArrayDataset, size
 from dlwp.data.facts import check_sample, explained, name_of, one_line, path_of
 from dlwp.errors import DataError, DlwpError
 
 _ATTEMPTS = 10
 """Samples that are tried in place of one that cannot be read."""
+
+
+def most_left_out(count: int) -> int:
+    """Return how many of so many samples may be left out: 1%, or 100 where that is more, but never half of them."""
+    return min(max(100, count // 100), (count - 1) // 2)
 
 
 class Failure:
@@ -36,6 +42,13 @@ class Read(NamedTuple):
     sample: Any
     name: str
     lost: list[tuple[int, str, str]]
+
+
+class Rows(NamedTuple):
+    """A batch read at once."""
+
+    indices: Tensor
+    batch: tuple[Tensor, Tensor]
 
 
 class Reader(Dataset[Any]):
@@ -71,10 +84,23 @@ class Reader(Dataset[Any]):
                 lost.append((read, path_of(self._dataset, read) or name_of(self._dataset), reason))
                 read = randomness.derive(self._seed, "replacement", epoch, asked, len(lost)) % size(self._dataset)
 
-    def _read(self, epoch: int, index: int) -> Any:
+    def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
+        """Return the samples of a batch; of arrays the batch at once, which draws nothing and does not fail."""
+        if not isinstance(self._dataset, ArrayDataset):
+            return [self[key] for key in keys]
+        if self._between is not None:
+            self._between()
+        self._note(keys[0][1])
+        indices = torch.tensor([index for _, index in keys])
+        return Rows(indices, self._dataset.batch(indices))
+
+    def _note(self, index: int) -> None:
         info = get_worker_info()
         if info is not None:
             self.places[info.id] = index
+
+    def _read(self, epoch: int, index: int) -> Any:
+        self._note(index)
         randomness.seed_sample(self._seed, epoch, index)
         sample = self._dataset[index]
         if sample is None:
@@ -82,8 +108,10 @@ class Reader(Dataset[Any]):
         return sample
 
 
-def collate(found: list[Any]) -> Any:
+def collate(found: Any) -> Any:
     """Return (indices asked for, batch, samples left out) of what was read, or the first `Failure`."""
+    if isinstance(found, Rows):
+        return found.indices, found.batch, []
     for one in found:
         if isinstance(one, Failure):
             return one

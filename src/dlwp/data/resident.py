@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dlwp import randomness
-from dlwp.data.datasets import ArrayDataset, rows
+from dlwp.data.datasets import ArrayDataset
 from dlwp.data.facts import name_of
 from dlwp.errors import ConfigError
 
@@ -62,8 +62,7 @@ class ResidentLoader:
                 " data.loader=workers"
             )
         self.device = torch.device(device)
-        self._inputs = dataset.inputs.to(self.device)
-        self._targets = dataset.targets.to(self.device)
+        self._held = dataset.to(self.device)
         self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
         self._transform = transform
         self._channels_last = channels_last
@@ -81,7 +80,7 @@ class ResidentLoader:
         there = order.to(self.device)
         for first in range(start, len(self), self._at_once):
             bounds = self.order.bounds(first, self._at_once)
-            pair = rows(self._inputs, there[bounds]), rows(self._targets, there[bounds])
+            pair = self._held.batch(there[bounds])
             batch = finish(pair, self._transform, number * len(self) + first, self._channels_last)
             if self._at_once == 1:
                 self.indices = order[bounds]
@@ -98,7 +97,7 @@ class ResidentLoader:
         """
         if getattr(self._transform, "ops", ()) or not (self._transform is None or hasattr(self._transform, "ops")):
             return 1
-        row = max(1, self._inputs[:1].numel())
+        row = max(1, self._held[0][0].numel())
         return max(1, _AT_ONCE // (4 * row * batch_size)) if row * batch_size % 64 == 0 == batch_size % 64 else 1
 
 
@@ -176,11 +175,13 @@ def fits(dataset: Dataset[Any], device: torch.device) -> tuple[bool, str]:
     """Return whether a data set can be held whole on the device, and the reason."""
     if not isinstance(dataset, ArrayDataset):
         return False, f"{name_of(dataset)} gives samples one by one"
-    needed = dataset.inputs.nbytes + dataset.targets.nbytes
+    needed = dataset.nbytes
     amount = f"{needed / 2**20:,.0f} MiB" if needed >= 2**20 else f"{needed / 2**10:,.0f} KiB"
-    if device.type == "cpu":
+    if device.type == "cpu" and dataset.in_memory:
         return True, f"{amount}, as it lies"
     free = _free_memory(device)
+    if device.type == "cpu":  # the system keeps in memory what is read of a file, as far as there is room
+        return needed <= free, f"{amount}{'' if needed <= free else ' is more than half of the memory'}, memory-mapped"
     if needed <= _SHARE * free:
         return True, f"{amount}, fits {device}"
     return False, f"{amount} is more than {_SHARE:.0%} of the {free / 2**20:,.0f} MiB free on {device}"
@@ -189,4 +190,4 @@ def fits(dataset: Dataset[Any], device: torch.device) -> tuple[bool, str]:
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # MPS shares the host's memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # the host's; MPS shares it

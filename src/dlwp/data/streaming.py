@@ -22,7 +22,7 @@ from torch.utils.data._utils import signal_handling
 from dlwp import devices, randomness
 from dlwp.data.datasets import size
 from dlwp.data.facts import path_of
-from dlwp.data.reading import Failure, Reader, begin_worker, collate
+from dlwp.data.reading import Failure, Reader, begin_worker, collate, most_left_out
 from dlwp.data.resident import Order, finish
 from dlwp.errors import DataError, RunError
 
@@ -224,7 +224,7 @@ class StreamingLoader:
             return
         self._lost[sample] = name
         count = size(self._dataset)
-        if len(self._lost) > min(max(100, count // 100), (count - 1) // 2):
+        if len(self._lost) > most_left_out(count):
             some = ", ".join(f"{index} ({path})" for index, path in list(self._lost.items())[-3:])
             raise DataError(
                 f"{len(self._lost):,} of {count:,} samples cannot be read, too many for data.on_error=skip: "

@@ -123,6 +123,16 @@ def open_part(path: Path, offset: int) -> BinaryIO:
     return os.fdopen(descriptor, "wb")
 
 
+def write_over(path: Path, data: bytes) -> None:
+    """Write over the first bytes of a file, and wait until that is on disk."""
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def cut(path: Path, offset: int, kept: Path) -> None:
     """Cut a file of lines at a byte offset; what is cut off is appended to the file `kept` first.
 
