@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 
+from benchmark import peers
 from benchmark.rounds import Claim
 from dlwp.runs.environment import processor
 
-MEASUREMENTS = ("step", "data", "whole", "start")
+MEASUREMENTS = ("step", "data", "whole", "start", "peers")
+PICTURES = {"whole", "peers"}
 
 
 def main(words: list[str]) -> int:
@@ -26,9 +28,17 @@ def main(words: list[str]) -> int:
                         help=f"all, {', '.join(MEASUREMENTS)} (all)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=5, help="how often each side is measured, in turn (5)")
     found = parser.parse_args(words)
-    chosen = MEASUREMENTS if "all" in found.names else tuple(dict.fromkeys(found.names))
-    if "whole" in chosen and not (Path(os.environ.get("DLWP_DATA_ROOT", "data")) / "cifar10").is_dir():
-        parser.error("whole needs CIFAR-10: DLWP_DATA_ROOT=DIR, where DIR/cifar10 is")
+    chosen = list(MEASUREMENTS if "all" in found.names else dict.fromkeys(found.names))
+    absent = peers.missing()
+    if absent and "peers" in chosen:
+        line = f"peers needs {', '.join(absent)}: scripts/install benchmark"
+        if "peers" in found.names:
+            parser.error(line)
+        print(line)
+        chosen.remove("peers")
+    needing = [name for name in chosen if name in PICTURES]
+    if needing and not (Path(os.environ.get("DLWP_DATA_ROOT", "data")) / "cifar10").is_dir():
+        parser.error(f"{needing[0]} needs CIFAR-10: DLWP_DATA_ROOT=DIR, where DIR/cifar10 is")
     busy = os.getloadavg()[0]
     print(f"{processor()} · {os.cpu_count()} cores · torch {torch.__version__} · load {busy:.1f} at the start"
           + (": NOT a quiet machine" if busy > 0.5 else ""), flush=True)  # fmt: skip

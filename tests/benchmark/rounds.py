@@ -78,3 +78,9 @@ def rates(run: Path) -> list[tuple[int, float]]:
     """Return (step, samples/s since the line before) of each line of training that a run has logged."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [(one["step"], one["samples_per_s"]) for one in lines if one["split"] == "train"]
+
+
+def steady(found: Sequence[float]) -> float:
+    """Return the rate over all windows of equally many samples but the first, which warms up."""
+    kept = found[1:]
+    return len(kept) / sum(1 / one for one in kept)

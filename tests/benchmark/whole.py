@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmark.rounds import Claim, compare, in_process, rates
+from benchmark.rounds import Claim, compare, in_process, rates, steady
 
 STEPS = 60
 PLAIN = Path(__file__).parents[2] / "scripts" / "plain_loop.py"
@@ -20,7 +20,7 @@ def ours() -> dict[str, float]:
 
     words = ("data=cifar10", "model=resnet", f"trainer.max_steps={STEPS}", "trainer.log_every=10", "run_dir=run")
     dlwp.train(*words)
-    return {"per_s": _steady([rate for _, rate in rates(Path("run"))])}
+    return {"per_s": steady([rate for _, rate in rates(Path("run"))])}
 
 
 def bare() -> dict[str, float]:
@@ -44,13 +44,7 @@ def bare() -> dict[str, float]:
             last[:] = step, now
 
     plain.train(data.train, 1, 0, STEPS, on_step=on_step)
-    return {"per_s": _steady(found)}
-
-
-def _steady(found: list[float]) -> float:
-    """Return the rate over all windows of equally many pictures but the first, which warms up."""
-    kept = found[1:]
-    return len(kept) / sum(1 / one for one in kept)
+    return {"per_s": steady(found)}
 
 
 def claims(rounds: int) -> list[Claim]:
