@@ -247,7 +247,8 @@ def test_a_record_without_sense_is_refused_before_anything_is_written(run: RunFo
     record["progress"][name] = value
     contents = {path.name: path.read_bytes() for path in run.saved()[-1].iterdir() if path.name != manifest.NAME}
     contents["state.json"] = json.dumps(record).encode()
-    for file, data in {**contents, manifest.NAME: manifest.text_of(contents)}.items():
+    entries = {file: manifest.entry(data) for file, data in contents.items()}
+    for file, data in {**contents, manifest.NAME: manifest.text_of(entries)}.items():
         (run.saved()[-1] / file).write_bytes(data)
     before = run.summary.read_bytes()
     with pytest.raises(DataError, match=r"state\.json does not fit the parts of its config \(ValueError: "):

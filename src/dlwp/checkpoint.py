@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dlwp import __version__
+from dlwp import __version__, tensor_file
 from dlwp.errors import DataError, MachineError
 from dlwp.runs import files, manifest
 
@@ -134,16 +134,16 @@ def write(parent: Path, taken: Snapshot) -> Path:
         if manifest.is_complete(final):
             return final
         files.rename(final, parent / f".broken-{final.name}-{files.unique()}")
-    contents = _contents(taken)
-    contents[manifest.NAME] = manifest.text_of(contents)
     temporary = parent / f".tmp-{final.name}-{files.unique()}"
     files.make_folder(temporary)
     try:
-        for name, data in contents.items():
-            files.write_synced(temporary / name, data)
+        entries: dict[str, Any] = {}
+        for name, pieces in _contents(taken):
+            files.write_synced(temporary / name, manifest.noted(pieces, name, entries))
+        files.write_synced(temporary / manifest.NAME, manifest.text_of(entries))
         files.fsync_folder(temporary)
         files.rename(temporary, final)
-    except OSError:
+    except BaseException:
         files.remove_tree(temporary)
         raise
     return final
@@ -159,24 +159,12 @@ def _copy(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
 
 
-def _contents(taken: Snapshot) -> dict[str, bytes]:
-    contents = {}
+def _contents(taken: Snapshot) -> Iterator[tuple[str, Iterable[bytes | memoryview]]]:
+    """Yield name and pieces of each file; tensors are written as they lie, one after the other, without a copy."""
     for group, tensors in taken.tensors.items():
-        plain: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for name, tensor in tensors.items():
-            shared = _is_part(tensor) or tensor.untyped_storage().data_ptr() in seen
-            seen.add(tensor.untyped_storage().data_ptr())
-            plain[name] = _copy(tensor) if shared else tensor.cpu().contiguous()
-        contents[f"{group}.safetensors"] = safetensors.torch.save(plain, metadata={"format": "pt"})
-    contents["state.json"] = (json.dumps(taken.record, indent=1, allow_nan=False) + "\n").encode()
-    contents["config.yaml"] = taken.config_text.encode()
-    return contents
-
-
-def _is_part(tensor: Tensor) -> bool:
-    """Return whether a tensor is a part of some memory, or is conjugated or negated only when it is read."""
-    return tensor.untyped_storage().nbytes() != tensor.nbytes or tensor.is_conj() or tensor.is_neg()
+        yield f"{group}.safetensors", tensor_file.pieces(tensors)
+    yield "state.json", [(json.dumps(taken.record, indent=1, allow_nan=False) + "\n").encode()]
+    yield "config.yaml", [taken.config_text.encode()]
 
 
 def _flatten(nested: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -57,8 +57,8 @@ def _seal() -> None:
     """Make the manifest fit the files: a stranger can do that too."""
     from dlwp.runs import manifest
 
-    contents = {path.name: path.read_bytes() for path in STEP.iterdir() if path.name != manifest.NAME}
-    (STEP / manifest.NAME).write_bytes(manifest.text_of(contents))
+    entries = {path.name: manifest.entry(path.read_bytes()) for path in STEP.iterdir() if path.name != manifest.NAME}
+    (STEP / manifest.NAME).write_bytes(manifest.text_of(entries))
 
 
 def write(path: Path, data: bytes | str) -> None:

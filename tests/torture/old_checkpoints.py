@@ -124,8 +124,9 @@ def _rewrite(checkpoint: Path, **values: Any) -> None:
 
     record = json.loads((checkpoint / "state.json").read_text()) | values
     (checkpoint / "state.json").write_text(json.dumps(record))
-    contents = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.name != manifest.NAME}
-    (checkpoint / manifest.NAME).write_bytes(manifest.text_of(contents))
+    files = [path for path in checkpoint.iterdir() if path.name != manifest.NAME]
+    entries = {path.name: manifest.entry(path.read_bytes()) for path in files}
+    (checkpoint / manifest.NAME).write_bytes(manifest.text_of(entries))
 
 
 def every_format_has_a_fixture(change: Callable[[], None] | None = None) -> Trial:

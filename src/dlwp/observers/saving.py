@@ -21,6 +21,8 @@ from dlwp.settings import Duration
 from dlwp.training.events import Ended, Evaluated, Saved, Settled, Started
 
 _STALE = ".stale-"
+_LARGEST_COPY = 256 * 2**20
+"""Bytes of a state in the host's memory that are copied at most, to be written beside the training."""
 
 
 class Saving:
@@ -28,8 +30,9 @@ class Saving:
 
     The order is: write the new checkpoint whole, let `last` (and `best`) name it, and only then delete old ones, so
     that at any moment one that is complete is named. All that is done in a thread, on a copy of the state, while
-    training goes on; one save at a time, the last one waited for. A best step that a full disk did not take is kept in
-    memory and written with the next save.
+    training goes on; one save at a time, the last one waited for. For a large state that lies in the host's memory
+    training waits: a copy would raise the peak of memory, and writing needs none. A best step that a full disk did not
+    take is kept in memory and written with the next save.
 
     Args:
         run: the folder.
@@ -131,12 +134,15 @@ class Saving:
             self._finish(event, attempts=1)
 
     def _begin(self, event: Settled | Ended, *, beside: bool) -> None:
-        """Take hold of the state and begin to write it: beside the training, where memory has room for a copy."""
+        """Take hold of the state and begin to write it: beside the training, where memory may hold a copy."""
         self._finish(event)  # one at a time: where the disk is slower than the interval, training waits
         began = time.perf_counter()
         event.trainer.guard.check_weights()
         state = event.trainer.state
-        beside = beside and 2 * checkpoint.size(state) < devices.free_host_memory()
+        needed = checkpoint.size(state)
+        if event.trainer.device.type == "cpu" and needed > _LARGEST_COPY:
+            beside = False
+        beside = beside and 2 * needed < devices.free_host_memory()
         is_best, self._best_due = self._best_due, False
         jobs = [_Job(event.step, is_best)]
         try:

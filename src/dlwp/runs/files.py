@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,11 +44,12 @@ def make_folders(path: Path) -> None:
     fsync_folder(path.parent)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write a new file and wait until it is on disk."""
+def write_synced(path: Path, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write a new file, all at once or piece by piece, and wait until it is on disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
-        _write_all(descriptor, data)
+        for piece in [data] if isinstance(data, bytes) else data:
+            _write_all(descriptor, piece)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -251,7 +253,7 @@ def fault(error: OSError, path: Path, needed: int = 0) -> str:
     return text + (f", {needed / 1e9:.3g} GB are needed" if needed else " free")
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,19 @@ class _Damage(Exception):
     """What is wrong with a file, before the way out is known."""
 
 
-def text_of(contents: Mapping[str, bytes]) -> bytes:
-    """Return the manifest of files, with a SHA-256 of its own body."""
-    return _with_own_hash({"files": {name: _entry(data) for name, data in contents.items()}})
+def noted(pieces: Iterable[bytes | memoryview], name: str, entries: dict[str, Any]) -> Iterator[bytes | memoryview]:
+    """Pass the pieces of a file on, and note in `entries` what the manifest says of it once all have gone through."""
+    size, digest = 0, hashlib.sha256()
+    for piece in pieces:
+        size += len(piece)
+        digest.update(piece)
+        yield piece
+    entries[name] = {"size": size, "sha256": digest.hexdigest()}
+
+
+def text_of(entries: Mapping[str, Any]) -> bytes:
+    """Return the manifest of files, name -> {"size", "sha256"}, with a SHA-256 of its own body."""
+    return _with_own_hash({"files": dict(entries)})
 
 
 def verified(folder: Path, name: str, manifest: Mapping[str, Any] | None = None) -> bytes:
@@ -101,7 +111,7 @@ def _entries(folder: Path) -> dict[str, Any]:
         entries = json.loads(data)["files"]
         if _with_own_hash({"files": entries}) != data:
             raise ValueError("its own sha256 differs")
-        return {str(name): {"size": int(entry["size"]), "sha256": entry["sha256"]} for name, entry in entries.items()}
+        return {str(name): {"size": int(found["size"]), "sha256": found["sha256"]} for name, found in entries.items()}
     except OSError as error:
         raise _Damage(f"{folder / NAME} cannot be read ({error.strerror})") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -119,12 +129,13 @@ def _bytes(folder: Path, name: str, entries: Mapping[str, Any]) -> bytes:
         raise _Damage(f"{folder / name} cannot be read ({error.strerror})") from error
     if len(data) != entries[name]["size"]:
         raise _Damage(f"{folder / name} is damaged ({len(data):,} bytes, expected {entries[name]['size']:,})")
-    if _entry(data) != entries[name]:
+    if entry(data) != entries[name]:
         raise _Damage(f"{folder / name} is damaged (sha256 differs)")
     return data
 
 
-def _entry(data: bytes) -> dict[str, Any]:
+def entry(data: bytes) -> dict[str, Any]:
+    """Return what the manifest says of a file with these bytes."""
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
