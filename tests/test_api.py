@@ -198,6 +198,26 @@ def test_early_stopping_and_max_steps_end_the_run_and_it_is_tested() -> None:
     assert short.summary["step"] == 4 and short.exit == "done"
 
 
+WATCH = """
+class Watch:
+    def on_evaluation(self, event):
+        if event.split == "test":
+            grads = sum(one.grad is not None for one in event.trainer.model.parameters())
+            print(f"held {grads} {len(event.trainer.optimizer.state)}")
+"""
+
+
+def test_earlier_weights_are_tested_in_the_memory_of_the_optimizer(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "watch_held.py").write_text(WATCH)
+    # the first evaluation has the largest loss, so that test takes the weights of step 3
+    run = dlwp.train(*SMALL, "trainer.monitor=val/loss", "trainer.monitor_mode=max", "optimizer=adam",
+                     "+callbacks.watch._target_=watch_held.Watch")  # fmt: skip
+    assert run.summary["test"]["step"] == 3
+    assert "held 0 0" in capsys.readouterr().out
+
+
 def test_device_that_is_not_there_is_told() -> None:
     import torch
 

@@ -279,6 +279,8 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     step = trainer.state.progress.step
     if best is not None and (at := checkpoints.step_of(best)) != step:
         step = at
+        trainer.optimizer.zero_grad(set_to_none=True)
+        trainer.optimizer.state.clear()  # training is over: its memory is that for the weights
         weights, _ = checkpoints.load_weights(best)
         load_weights(trainer.model, weights)
         if trainer.state.averaged is not None:
