@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dlwp import resuming
 from dlwp.config import check
 from dlwp.errors import CallbackError, ConfigError, DataError, DlwpError, MachineError, RunError
-from dlwp.runs import files
+from dlwp.runs import environment, files
 from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own, point_latest
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
 
 def _train_in(run: RunFolder, named: Path | None, config: Config, console: Console) -> Run:
     checkpoint, notes, died, before = None, list(config.warnings), None, resuming.machine_of(run)
+    others = environment.OtherWork()
     if config.resume is not None:
         checkpoint, found = resuming.find_checkpoint(run, named, fallback=config.values["resume_fallback"])
         notes, died = [*notes, *found], resuming.word_of_death(run)
@@ -114,7 +115,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     config_text = config.yaml(parts.decided(stored_only=True))
     if checkpoint is None:
         _describe(run, config, parts, config_text)
-    _say_summary(run, config, parts, console)
+    _say_summary(run, config, parts, console, others)
     point_latest(run.path)
     from dlwp.forecast import disk_warnings
     from dlwp.observers.stopping import Signals
@@ -182,7 +183,6 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
     import torch
 
     from dlwp import devices, torchvision_ops
-    from dlwp.runs import environment
 
     if not config.foreign:
         note_own(run.path, config_text)  # first: killed between the two, the run would be a stranger's
@@ -198,7 +198,7 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
     files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
 
 
-def _say_summary(run: RunFolder, config: Config, parts: Parts, console: Console) -> None:
+def _say_summary(run: RunFolder, config: Config, parts: Parts, console: Console, others: environment.OtherWork) -> None:
     from dlwp import report
     from dlwp.rehearsal import rehearse
 
@@ -206,7 +206,7 @@ def _say_summary(run: RunFolder, config: Config, parts: Parts, console: Console)
     values = config.values
     lines = {
         "run": [str(run.path)],
-        "machine": [report.machine_line(parts)],
+        "machine": [report.machine_line(parts), *report.crowding_lines(parts, others.busy())],
         "data": report.data_lines(parts, _name_of(config, "data"), values["data"]),
         "model": report.model_lines(parts, _name_of(config, "model"), values["model"], rehearsal),
         "train": report.train_lines(parts, values, config.choices),
@@ -382,10 +382,10 @@ def _dry_run(config: Config) -> Run:
     from dlwp.forecast import forecast_lines
     from dlwp.observers.console import Console
 
-    console = Console(None, progress=config.values["trainer"]["progress"])
+    console, others = Console(None, progress=config.values["trainer"]["progress"]), environment.OtherWork()
     parts = _build(config)
     nowhere = RunFolder(Path(config.values.get("run_dir") or "(none: dry run)"))
-    _say_summary(nowhere, config, parts, console)
+    _say_summary(nowhere, config, parts, console, others)
     for warning in (*config.warnings, *parts.warnings):
         console.warn(warning)
     _say_table(console, {"forecast": forecast_lines(parts)})

@@ -6,10 +6,12 @@ Knows nothing of how parts are built or trained; it reads them.
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from dlwp import devices
@@ -33,6 +35,20 @@ def machine_line(parts: Parts) -> str:
     if settings.deterministic:
         pieces.append("deterministic")
     return _BAR.join(pieces)
+
+
+def crowding_lines(parts: Parts, busy: float) -> list[str]:
+    """Return a line where other work leaves too few processors for the threads of this run, else none.
+
+    Two jobs of two threads each on two processors have taken 7 to 10 times as long as one after the other: threads that
+    have done their share wait for the others by turning in circles.
+    """
+    threads, processors = torch.get_num_threads(), os.cpu_count() or 1
+    if parts.device.type != "cpu" or devices.usable_processors() != processors or threads + busy < processors + 0.5:
+        return []
+    return [
+        f"other work keeps {busy:.1f} of {processors} processors busy: with {threads} threads this may take much longer"
+    ]
 
 
 def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:

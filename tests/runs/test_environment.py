@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from dlwp.runs import environment
@@ -40,3 +42,24 @@ def test_the_commit_is_told_and_whether_the_tree_was_clean(own_place: Path) -> N
     assert environment.git_state(own_place) == {"commit": git("rev-parse", "HEAD"), "clean": True}
     Path("b").touch()
     assert environment.git_state(own_place) == {"commit": git("rev-parse", "HEAD"), "clean": False}
+
+
+def test_other_work_is_what_other_processes_do_and_not_ones_own() -> None:
+    found = environment.OtherWork()
+    end = time.monotonic() + 0.4
+    while time.monotonic() < end:
+        pass
+    own = found.busy()
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(os.cpu_count() or 1)]
+    try:
+        found = environment.OtherWork()
+        time.sleep(1.5)
+        crowded = found.busy()
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    if sys.platform == "linux":
+        assert crowded > own - 0.5 and crowded > 0.5
+    assert environment.OtherWork().busy() == 0

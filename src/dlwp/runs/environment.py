@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +62,27 @@ def processor() -> str:
     except OSError:
         pass  # not Linux
     return platform.processor() or platform.machine()
+
+
+class OtherWork:
+    """Tells how many processors work other than this process's keeps busy, from when it is made on."""
+
+    def __init__(self) -> None:
+        self._before = self._read()
+
+    def busy(self) -> float:
+        """Return their mean number since; 0 where the system does not tell, or after less than 0.3 s."""
+        (began, machine, own), (now, machine_now, own_now) = self._before, self._read()
+        return max(0.0, machine_now - machine - (own_now - own)) / (now - began) if now - began >= 0.3 else 0.0
+
+    def _read(self) -> tuple[float, float, float]:
+        """Return the time, and the seconds for which all processors, and this process, have been busy."""
+        try:
+            ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+        except (OSError, ValueError):  # not Linux
+            return time.monotonic(), 0.0, 0.0
+        idle = ticks[3] + ticks[4]
+        return time.monotonic(), (sum(ticks) - idle) / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
