@@ -15,7 +15,7 @@ from benchmark import peers
 from benchmark.rounds import Claim
 from dlwp.runs.environment import processor
 
-MEASUREMENTS = ("step", "data", "whole", "start", "peers")
+MEASUREMENTS = ("step", "data", "whole", "start", "scale", "peers")
 PICTURES = {"whole", "peers"}
 
 
