@@ -15,8 +15,8 @@ from benchmark import peers
 from benchmark.rounds import Claim
 from dlwp.runs.environment import processor
 
-MEASUREMENTS = ("step", "data", "whole", "start", "scale", "peers")
-PICTURES = {"whole", "peers"}
+MEASUREMENTS = ("step", "data", "whole", "start", "compile", "scale", "peers")
+PICTURES = {"whole", "compile", "peers"}
 
 
 def main(words: list[str]) -> int:

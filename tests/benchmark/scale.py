@@ -116,7 +116,7 @@ def claims(rounds: int) -> list[Claim]:
         Claim("epoch", "ns a sample of an epoch of " + " · ".join(f"{name}: {ns:.0f}" for name, ns in cost.items()),
               f"{over:.3f} ({most} / {least})", "at most 1.10", over <= 1.10, rounds),
         Claim("mapped", f"memory of dlwp and 2 workers over mapped files of {MAPPED_SIZES[0]:,} and "
-              f"{MAPPED_SIZES[1]:,} rows: most ({max(one['late_mib'] for one in weighed):,.0f} MiB) / least at the start",
+              f"{MAPPED_SIZES[1]:,} rows: most ({max(one['late_mib'] for one in weighed):,.0f} MiB) / at the start",
               f"{growth:.3f}", "at most 1.05", growth <= 1.05, len(weighed)),
         Claim("large model", f"peak of 100 M parameters: dlwp {peaks.median('ours'):,.0f} MiB / bare loop "
               f"{peaks.median('bare'):,.0f}", f"{ratio:.3f} ({lowest:.3f} to {highest:.3f})", "at most 1.05",
