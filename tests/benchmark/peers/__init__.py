@@ -77,7 +77,7 @@ def claims(rounds: int) -> list[Claim]:
     )
     modules = {"dlwp": "dlwp.training.trainer", **{name: one.module for name, one in PEERS.items()}}
     imports = compare({name: lambda module=module: _import_s(module) for name, module in modules.items()}, rounds)
-    return [_claim(name, workers[name], pictures, vectors, imports, rounds) for name in PEERS]
+    return [claim(name, workers[name], pictures, vectors, imports, rounds) for name in PEERS]
 
 
 def _faster(name: str) -> int:
@@ -96,9 +96,10 @@ def _import_s(module: str) -> float:
     return float(in_process("imports", module)["s"])
 
 
-def _claim(
+def claim(
     name: str, workers: int, pictures: Comparison, vectors: Comparison, imports: Comparison, rounds: int
 ) -> Claim:
+    """Return the claim of one peer, from the three comparisons."""
     peer = PEERS[name]
     ratio, least, most = pictures.ratio("dlwp", name)
     bound = peer.with_bf16 if bf16_is_fast() else peer.without
