@@ -15,8 +15,13 @@ from benchmark import peers
 from benchmark.rounds import Claim
 from dlwp.runs.environment import processor
 
-MEASUREMENTS = ("step", "data", "whole", "start", "compile", "scale", "peers")
-PICTURES = {"whole", "compile", "peers"}
+MEASUREMENTS = ("step", "data", "workers", "pack", "whole", "start", "compile", "scale", "peers")
+
+NEEDED = {
+    "workers": ("photos", "transfer"), "pack": ("cifar10", "transfer"),
+    "whole": ("cifar10",), "compile": ("cifar10",), "peers": ("cifar10",),
+}  # fmt: skip
+"""The folders of real data that each reads."""
 
 
 def main(words: list[str]) -> int:
@@ -36,9 +41,9 @@ def main(words: list[str]) -> int:
             parser.error(line)
         print(line)
         chosen.remove("peers")
-    needing = [name for name in chosen if name in PICTURES]
-    if needing and not (Path(os.environ.get("DLWP_DATA_ROOT", "data")) / "cifar10").is_dir():
-        parser.error(f"{needing[0]} needs CIFAR-10: DLWP_DATA_ROOT=DIR, where DIR/cifar10 is")
+    root = Path(os.environ.get("DLWP_DATA_ROOT", "data"))
+    for name in (name for what in chosen for name in NEEDED.get(what, ()) if not (root / name).is_dir()):
+        parser.error(f"the folder {name} of the real data is missing: DLWP_DATA_ROOT=DIR, where DIR/{name} is")
     busy = os.getloadavg()[0]
     print(f"{processor()} · {os.cpu_count()} cores · torch {torch.__version__} · load {busy:.1f} at the start"
           + (": NOT a quiet machine" if busy > 0.5 else ""), flush=True)  # fmt: skip
