@@ -226,3 +226,9 @@ def test_torchcodec_gives_the_bits_of_pillow(data_root: Callable[[str], Path], m
     monkeypatch.setattr(pictures, "torchcodec_jpeg", lambda: None)
     for file, pixels in zip(found, fast, strict=True):
         assert (pictures.decode(str(file), 0) == pixels).all()
+
+
+def test_what_is_scaled_lies_row_by_row(tmp_path: Path) -> None:
+    file = tmp_path / "wide.png"
+    Image.new("RGB", (24, 8)).save(file)
+    assert pictures.decode(str(file), 0, pictures.Form(4, 4)).flags["C_CONTIGUOUS"]  # else a copy takes long

@@ -364,3 +364,60 @@ def test_the_default_number_of_workers_leaves_a_core_to_the_loop() -> None:
     count, reason = default_workers()
     assert 0 <= count <= 8
     assert "one for the loop" in reason
+
+
+class Large(Dataset[Any]):
+    """Samples of more than a message holds: two tensors of several kinds, and a dictionary."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> Any:
+        picture = torch.full((3, 64, 64), index, dtype=torch.uint8).permute(1, 2, 0)
+        return {"picture": picture, "mask": torch.full((64, 64), float(index)), "number": index}
+
+
+def test_memory_that_serves_again_shows_in_no_batch_kept() -> None:
+    loader = StreamingLoader(Large(), 6, shuffle=True, num_workers=2)  # the last batch is small
+    for number in range(3):
+        kept = list(loader.epoch(number))  # all held until the end
+        for position, batch in enumerate(kept):
+            chosen = loader.order.batch(number, position)
+            assert batch["number"].tolist() == chosen.tolist()
+            assert batch["picture"].shape == (len(chosen), 64, 64, 3) and batch["picture"].dtype == torch.uint8
+            for name in ("picture", "mask"):
+                assert (batch[name].flatten(1) == chosen[:, None]).all()
+
+
+def test_batches_come_in_memory_that_serves_again() -> None:
+    loader = StreamingLoader(Large(), 8, num_workers=2)
+    found = set()
+    for number in range(4):
+        for batch in loader.epoch(number):
+            found.add(batch["picture"].data_ptr())
+    assert len(found) == 8, "four turns of each of two workers"
+
+
+def test_a_part_of_a_batch_that_is_kept_keeps_its_memory() -> None:
+    loader = StreamingLoader(Large(), 8, num_workers=1)
+    masks = [batch["mask"][1] for number in range(2) for batch in loader.epoch(number)]
+    assert [int(mask[0, 0]) for mask in masks] == 2 * list(range(1, 64, 8))
+
+
+def test_an_epoch_left_early_with_batches_kept_spoils_none_after() -> None:
+    loader = StreamingLoader(Large(), 8, num_workers=1)
+    batches = loader.epoch()
+    kept = [next(batches) for _ in range(5)]
+    del batches, kept
+    for number in range(3):
+        found = [(int(batch["mask"][0, 0, 0]), int(batch["number"][0])) for batch in loader.epoch(number)]
+        assert found == [(first, first) for first in range(0, 64, 8)]
+
+
+def test_arrays_come_from_workers_as_they_lie() -> None:
+    pictures = torch.randint(0, 256, (40, 64, 64, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    data = ArrayDataset(pictures, torch.arange(40))
+    for number in range(2):
+        found = tensors(StreamingLoader(data, 16, num_workers=2, channels_last=True).epoch(number))
+        assert torch.equal(torch.cat(found[::2]), pictures)
+        assert all(inputs.is_contiguous(memory_format=torch.channels_last) for inputs in found[::2])

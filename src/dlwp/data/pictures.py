@@ -284,7 +284,8 @@ def _formed(pixels: numpy.ndarray, form: Form) -> numpy.ndarray:
     kept = pixels[form.kept(*pixels.shape[:2])]
     if kept.shape[:2] == (form.height, form.width):
         return kept
-    values = torch.from_numpy(numpy.array(kept)).permute(2, 0, 1).unsqueeze(0)  # torch takes no read-only memory
+    # a copy, as torch takes no read-only memory; (1, H, W, 3) to (1, 3, H, W), which it knows for channels_last
+    values = torch.from_numpy(numpy.array(kept, order="C")).unsqueeze(0).permute(0, 3, 1, 2)
     size = (form.height, form.width)
     scaled = torch.nn.functional.interpolate(values, size, mode="bilinear", antialias=True)  # (1, 3, H, W)
     return scaled[0].permute(1, 2, 0).numpy()

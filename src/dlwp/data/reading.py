@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate, get_worker_info
 from dlwp import randomness
 from dlwp.data.datasets import ArrayDataset, size
 from dlwp.data.facts import check_sample, explained, name_of, one_line, path_of
+from dlwp.data.handover import Sender
 from dlwp.errors import DataError, DlwpError
 
 _ATTEMPTS = 10
@@ -47,7 +48,7 @@ class Read(NamedTuple):
 class Rows(NamedTuple):
     """A batch read at once."""
 
-    indices: Tensor
+    indices: list[int]
     batch: tuple[Tensor, Tensor]
 
 
@@ -91,8 +92,8 @@ class Reader(Dataset[Any]):
         if self._between is not None:
             self._between()
         self._note(keys[0][1])
-        indices = torch.tensor([index for _, index in keys])
-        return Rows(indices, self._dataset.batch(indices))
+        indices = [index for _, index in keys]
+        return Rows(indices, self._dataset.batch(torch.tensor(indices)))
 
     def _note(self, index: int) -> None:
         info = get_worker_info()
@@ -108,18 +109,32 @@ class Reader(Dataset[Any]):
         return sample
 
 
-def collate(found: Any) -> Any:
-    """Return (indices asked for, batch, samples left out) of what was read, or the first `Failure`."""
-    if isinstance(found, Rows):
-        return found.indices, found.batch, []
-    for one in found:
-        if isinstance(one, Failure):
-            return one
-    try:
-        batch = default_collate([one.sample for one in found])
-    except (RuntimeError, TypeError) as error:
-        return Failure(_why_no_batch(found, error))
-    return torch.tensor([one.asked for one in found]), batch, [each for one in found for each in one.lost]
+class Collate:
+    """Make (indices asked for, batch, samples left out) of what was read, or pass on the first `Failure`.
+
+    The indices are a list, which travels in the message.
+
+    Args:
+        free: as `Sender` takes it, which hands over large tensors for a worker; None: torch does.
+    """
+
+    def __init__(self, free: Tensor | None) -> None:
+        self._sender = None if free is None else Sender(free)
+
+    def __call__(self, found: Any) -> Any:
+        """Return a batch."""
+        sender = self._sender if get_worker_info() is not None else None
+        if isinstance(found, Rows):
+            return found.indices, found.batch if sender is None else sender.copied(found.batch), []
+        for one in found:
+            if isinstance(one, Failure):
+                return one
+        samples = [one.sample for one in found]
+        try:
+            batch = default_collate(samples) if sender is None else sender.collated(samples)
+        except (RuntimeError, TypeError) as error:
+            return Failure(_why_no_batch(found, error))
+        return [one.asked for one in found], batch, [each for one in found for each in one.lost]
 
 
 def _why_no_batch(found: list[Read], error: Exception) -> DataError:

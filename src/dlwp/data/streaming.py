@@ -22,7 +22,8 @@ from torch.utils.data._utils import signal_handling
 from dlwp import devices, randomness
 from dlwp.data.datasets import size
 from dlwp.data.facts import path_of
-from dlwp.data.reading import Failure, Reader, begin_worker, collate, most_left_out
+from dlwp.data.handover import PREFETCH, Receiver, each
+from dlwp.data.reading import Collate, Failure, Reader, begin_worker, most_left_out
 from dlwp.data.resident import Order, finish
 from dlwp.errors import DataError, RunError
 
@@ -91,6 +92,7 @@ class StreamingLoader:
         self.num_read = 0
         self._lost: dict[int, str] = {}
         self._told: set[int] = set()
+        self._receiver = Receiver(num_workers)  # not for cards: what is on its way to one must not be written over
         self._batches = _Batches(self.order)
         self._reader = Reader(dataset, seed, num_workers, on_error == "skip", None if num_workers else self._look_up)
         with _without_advice():
@@ -98,9 +100,10 @@ class StreamingLoader:
                 self._reader,
                 batch_sampler=self._batches,
                 num_workers=num_workers,
-                collate_fn=collate,
+                collate_fn=Collate(self._receiver.free if self.device.type == "cpu" else None),
                 generator=randomness.generator(seed, "workers"),  # else it draws from the global one
                 worker_init_fn=begin_worker,
+                prefetch_factor=PREFETCH if num_workers else None,
                 timeout=min(_LOOK_S, timeout_s) if num_workers else 0,
                 persistent_workers=num_workers > 0 and not hasattr(dataset, "set_epoch"),
                 multiprocessing_context=multiprocessing_context if num_workers else None,
@@ -123,10 +126,14 @@ class StreamingLoader:
             for position, (indices, batch, lost) in enumerate(batches, start):
                 for sample, name, reason in lost:
                     self._leave_out(sample, name, reason)
-                self.indices = indices
+                self.indices = torch.tensor(indices)
                 self.num_read += len(indices)
-                batch = _moved(batch, self.device)
-                yield finish(batch, self._transform, number * len(self) + position, self._channels_last)
+                moved = each(self._receiver.opened(batch), self._moved)  # from pinned memory that does not wait
+                step = number * len(self) + position
+                yield finish(moved, self._transform, step, self._channels_last)
+
+    def _moved(self, value: Any) -> Any:
+        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
 
     def _collated(self, number: int, start: int) -> Generator[Any]:
         """Yield (indices, batch, samples left out) of each batch, from a new pool of workers where one has died."""
@@ -189,6 +196,7 @@ class StreamingLoader:
 
     def _next(self, batches: Any) -> Any:
         began = self._looked = time.monotonic()
+        self._receiver.release()
         if not self.num_workers:
             busy = time.thread_time()
             with randomness.preserved():
@@ -249,6 +257,7 @@ class StreamingLoader:
             with contextlib.suppress(RuntimeError):  # that handler, once more
                 batches._shutdown_workers()
         self._loader._iterator = None
+        self._receiver.forget()
         self._reader.places.fill_(-1)
         _deaths.forget(batches._workers)
 
@@ -400,18 +409,6 @@ class _Batches:
         indices = self.order.of(self.number)
         for position in range(self.start, len(self.order)):
             yield [(self.number, index) for index in indices[self.order.bounds(position)].tolist()]
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    """Return a batch on the device; from pinned memory that does not wait."""
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [_moved(value, device) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return batch
 
 
 def default_workers() -> tuple[int, str]:
