@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -421,3 +423,27 @@ def test_arrays_come_from_workers_as_they_lie() -> None:
         found = tensors(StreamingLoader(data, 16, num_workers=2, channels_last=True).epoch(number))
         assert torch.equal(torch.cat(found[::2]), pictures)
         assert all(inputs.is_contiguous(memory_format=torch.channels_last) for inputs in found[::2])
+
+
+FAULTS = """
+import resource, sys, numpy
+from dlwp.data import reading
+if sys.argv[1] == "kept":
+    reading.keep_freed_memory()
+found = []
+for _ in range(4):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    arrays = [numpy.ones(2**20, numpy.uint8) for _ in range(40)]
+    del arrays
+    found.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(found[-1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has it")
+def test_a_worker_keeps_freed_memory_for_what_comes_next() -> None:
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", FAULTS, how], check=True, capture_output=True).stdout)
+        for how in ("kept", "given back")
+    }
+    assert faults["kept"] < 100 < 1000 < faults["given back"]  # a page of 4 KiB each
