@@ -179,15 +179,18 @@ def limit_threads() -> None:
         torch.set_num_threads(usable_processors())
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(most: int = 2**31 - 1) -> None:
     """Let the C library keep what the steps free for the next one, as torch's allocator does on a card.
 
     Else glibc gives large blocks back to the system and asks for them anew, and the system clears each page: a step of
     a ResNet-20 takes thousands of page faults, and none so. Other C libraries are left alone.
+
+    Args:
+        most: bytes kept.
     """
     libc = ctypes.CDLL(None)
     if platform.libc_ver()[0] == "glibc":
-        libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_TRIM_THRESHOLD, most)
         libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the most that it takes
 
 

@@ -65,10 +65,10 @@ def _rate(counts: Iterable[int]) -> float:
 def _begin() -> None:
     import torch
 
-    from dlwp.data.reading import keep_freed_memory
+    from dlwp.devices import keep_freed_memory
 
     torch.set_num_threads(1)
-    keep_freed_memory()  # the best that is known, on both sides
+    keep_freed_memory(2**27)  # the best that is known, on both sides
 
 
 def _decode(paths: list[str]) -> int:

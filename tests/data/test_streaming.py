@@ -427,9 +427,9 @@ def test_arrays_come_from_workers_as_they_lie() -> None:
 
 FAULTS = """
 import resource, sys, numpy
-from dlwp.data import reading
+from dlwp import devices
 if sys.argv[1] == "kept":
-    reading.keep_freed_memory()
+    devices.keep_freed_memory()
 found = []
 for _ in range(4):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,7 +5,6 @@ Knows nothing of processes, order or devices. What must not cross between proces
 
 from __future__ import annotations
 
-import ctypes
 import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,14 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
-from dlwp import randomness
+from dlwp import devices, randomness
 from dlwp.data.datasets import ArrayDataset, size
 from dlwp.data.facts import check_sample, explained, name_of, one_line, path_of
 from dlwp.data.handover import Sender
 from dlwp.errors import DataError, DlwpError
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-_KEPT_BYTES = 2**27
+_KEPT_BYTES = 2**27  # by a worker, of what its samples free
 _ATTEMPTS = 10
 """Samples that are tried in place of one that cannot be read."""
 
@@ -165,16 +163,4 @@ def begin_worker(worker: int) -> None:
     for name in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Have what a sample frees serve the next, where the C library is glibc.
-
-    Given back to the system and taken anew, as happens by the chance of what lies above it, it costs a photograph of
-    0.5 megapixels 169 page faults, a fifth of its decoding.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES // 4)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    devices.keep_freed_memory(_KEPT_BYTES)
