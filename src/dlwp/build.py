@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -234,7 +233,7 @@ class Builder:
         return model
 
     def _filled(self, section: Mapping[str, Any], key: str, facts: Facts) -> dict[str, Any]:
-        answers = answers_of(facts)
+        answers = facts.answers()
         filled = dict(section)
         for name, value in section.items():
             if value != "auto":
@@ -383,21 +382,3 @@ class _Function(nn.Module):
 
     def forward(self, *arguments: Any) -> Any:
         return self.function(*arguments)
-
-
-def answers_of(facts: Facts) -> dict[str, tuple[Any, str]]:
-    """Return what the facts of the data answer for a key that is `auto`: name -> (value, reason)."""
-    answers: dict[str, tuple[Any, str]] = {}
-    shape = facts.input_shape
-    if shape:
-        text = f"data is {'x'.join(map(str, shape))}"
-        answers["in_features"] = (math.prod(shape), text)
-        if len(shape) == 3:
-            answers["in_channels"] = (shape[0], text)
-            answers["image_size"] = (shape[1], text)
-    if facts.num_classes:
-        reason = f"data has {facts.num_classes} classes"
-        answers["num_classes"] = answers["out_features"] = (facts.num_classes, reason)
-    elif facts.task == "regression":
-        answers["out_features"] = (math.prod(facts.target_shape), f"a target is {list(facts.target_shape)}")
-    return answers

@@ -5,6 +5,7 @@ Knows nothing of how splits are made, facts found or samples fed.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +94,23 @@ class Facts:
     mean: list[float] | None = None
     std: list[float] | None = None
     sources: dict[str, str] = field(default_factory=dict)
+
+    def answers(self) -> dict[str, tuple[Any, str]]:
+        """Return what these facts answer for a key that is `auto`: name -> (value, reason)."""
+        answers: dict[str, tuple[Any, str]] = {}
+        shape = self.input_shape
+        if shape:
+            text = f"data is {'x'.join(map(str, shape))}"
+            answers["in_features"] = (math.prod(shape), text)
+            if len(shape) == 3:
+                answers["in_channels"] = (shape[0], text)
+                answers["image_size"] = (shape[1], text)
+        if self.num_classes:
+            reason = f"data has {self.num_classes} classes"
+            answers["num_classes"] = answers["out_features"] = (self.num_classes, reason)
+        elif self.task == "regression":
+            answers["out_features"] = (math.prod(self.target_shape), f"a target is {list(self.target_shape)}")
+        return answers
 
 
 @dataclass
