@@ -82,3 +82,15 @@ def test_what_is_built_before_the_first_step_is_a_function_of_the_seed() -> None
 
     assert torch.equal(build(0), build(0))
     assert not torch.equal(build(0), build(1))
+
+
+def test_coins_are_fair_and_a_function_of_seed_purpose_and_item() -> None:
+    items = torch.arange(100_000)
+    found = randomness.coins(0, "flip", items)
+    assert abs(float(found.double().mean()) - 0.5) < 0.008  # five standard deviations
+    pairs = (found[1:] ^ found[:-1]).double().mean()  # neighbours are independent
+    assert abs(float(pairs) - 0.5) < 0.008
+    chosen = torch.tensor([70_000, 3, 9])
+    assert torch.equal(randomness.coins(0, "flip", chosen), found[chosen])
+    for other in (randomness.coins(1, "flip", items), randomness.coins(0, "other", items)):
+        assert abs(float((found ^ other).double().mean()) - 0.5) < 0.008

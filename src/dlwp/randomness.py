@@ -38,6 +38,20 @@ def permutation(length: int, seed: int, purpose: str, *counters: int) -> Tensor:
     return torch.randperm(length, generator=generator(seed, purpose, *counters))
 
 
+def coins(seed: int, purpose: str, items: Tensor) -> Tensor:
+    """Return a fair coin for each of `items`, int64 (N,), as booleans: a function of (seed, purpose, item) alone.
+
+    The mixing is that of SplitMix64 (Steele, Lea, Flood 2014), in the wrapping products of int64.
+
+    >>> coins(0, "flip", torch.tensor([5, 3, 5])).unique().numel() <= 2
+    True
+    """
+    mixed = items + derive(seed, purpose)
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    return (mixed ^ (mixed >> 31)) & 1 == 1
+
+
 def seed_step(seed: int, step: int, rank: int, piece: int, device: torch.device) -> None:
     """Seed torch's generators of host and device for one forward pass, so that dropout and the like repeat.
 

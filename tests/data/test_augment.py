@@ -123,3 +123,12 @@ def test_a_mistake_in_the_key_is_told_in_one_line(entries: Any, words: str) -> N
     with pytest.raises(ConfigError) as caught:
         build_ops(entries)
     assert words in caught.value.message
+
+
+def test_an_operation_that_goes_by_samples_gets_them_and_says_so_where_there_are_none() -> None:
+    transform = BatchTransform(build_ops([{"flip": {"alternate": True}}]), seed=3)
+    samples = torch.arange(8)
+    first, second = (transform(pictures(), None, 0, samples, epoch)[0] for epoch in (0, 1))
+    assert torch.equal(first, second.flip(-1)) and not torch.equal(first, second)
+    with pytest.raises(ConfigError, match="alternating flip needs data whose samples have numbers"):
+        transform(pictures())

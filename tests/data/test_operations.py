@@ -146,3 +146,27 @@ def test_a_rotation_by_the_full_level_is_30_degrees() -> None:
 def test_operations_on_pictures_refuse_a_table(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} needs pictures \(C, H, W\), not \(5,\)"):
         OPERATIONS[name]()(torch.zeros(2, 5), torch.tensor([0, 1]), generator())
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_an_alternating_flip_shows_every_picture_both_ways_in_any_two_epochs(memory_format: Any) -> None:
+    inputs, samples = pictures(), torch.randperm(50_000, generator=generator())[:16]
+    flip, held = Flip(alternate=True), inputs.contiguous(memory_format=memory_format)
+
+    def mirrored(epoch: int, seed: int = 3) -> list[bool]:
+        found, _ = flip(held, None, generator(), samples, epoch, seed)
+        assert is_channels_last(found) is (memory_format == torch.channels_last)
+        ways = [(torch.equal(a, b), torch.equal(a, b.flip(-1))) for a, b in zip(found, inputs)]
+        assert all(sum(way) == 1 for way in ways)
+        return [way[1] for way in ways]
+
+    first = mirrored(0)
+    assert 0 < sum(first) < 16
+    assert mirrored(1) == mirrored(7) == [not way for way in first]
+    assert mirrored(2) == first
+    assert mirrored(0, seed=4) != first
+
+
+def test_an_alternating_flip_has_no_probability() -> None:
+    with pytest.raises(ConfigError, match="leave probability out"):
+        Flip(probability=0.3, alternate=True)

@@ -41,8 +41,9 @@ def test_the_order_is_the_permutation_of_seed_and_epoch() -> None:
 def test_a_sought_position_gives_the_rest_of_the_epoch_with_its_steps() -> None:
     steps: list[int] = []
 
-    def transform(inputs: torch.Tensor, targets: torch.Tensor, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def transform(inputs: torch.Tensor, targets: torch.Tensor, step: int, samples: torch.Tensor, epoch: int) -> Any:
         steps.append(step)
+        assert samples.tolist() == targets.tolist() and epoch == 2
         return inputs, targets
 
     loader = ResidentLoader(numbered(23), 4, shuffle=True, transform=transform)

@@ -19,8 +19,9 @@ from dlwp.data import operations
 from dlwp.data.datasets import is_channels_last
 from dlwp.errors import ConfigError, DlwpError, did_you_mean
 
-Operation = Callable[[Tensor, Any, torch.Generator], tuple[Tensor, Any]]
-"""(inputs, targets, generator) -> (inputs, targets): inputs (B, ...), the generator on the host."""
+Operation = Callable[..., tuple[Tensor, Any]]
+"""(inputs, targets, generator) -> (inputs, targets): inputs (B, ...), the generator on the host. One whose attribute
+`needs_samples` is true gets (samples, epoch, seed) as well."""
 
 
 class BatchTransform:
@@ -68,8 +69,15 @@ class BatchTransform:
         self.dtype = dtype
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
 
-    def __call__(self, inputs: Tensor, targets: Any = None, step: int = 0) -> tuple[Tensor, Any]:
-        """Return (inputs, targets) as the model sees them at `step`; inputs keep their memory format."""
+    def __call__(
+        self, inputs: Tensor, targets: Any = None, step: int = 0, samples: Tensor | None = None, epoch: int = 0
+    ) -> tuple[Tensor, Any]:
+        """Return (inputs, targets) as the model sees them at `step`; inputs keep their memory format.
+
+        Args:
+            samples: the samples' numbers in their set, int64 (B,) on the host, for operations that go by them.
+            epoch: the number of the epoch, for these.
+        """
         scale = 1 / 255 if inputs.dtype == torch.uint8 else 1.0
         if isinstance(targets, Tensor) and targets.dtype != torch.bool:
             targets = targets.to(self.dtype if targets.is_floating_point() else torch.int64)
@@ -78,7 +86,10 @@ class BatchTransform:
             for op in self.ops:
                 if scale != 1.0 and not getattr(op, "moves_only", False):
                     inputs, scale = inputs.to(self.dtype).mul_(scale), 1.0
-                inputs, targets = op(inputs, targets, generator)
+                own: Any = (samples, epoch, self.seed) if getattr(op, "needs_samples", False) else ()
+                if own and samples is None:
+                    raise ConfigError(f"data.augment: {op} needs data whose samples have numbers. data.augment=[flip]")
+                inputs, targets = op(inputs, targets, generator, *own)
         return self._normalise(inputs, scale), targets
 
     def __str__(self) -> str:

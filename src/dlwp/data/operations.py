@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlwp import randomness
 from dlwp.data.datasets import is_channels_last
 from dlwp.errors import ConfigError
 
@@ -96,17 +97,41 @@ class Flip:
 
     Args:
         probability: for each picture, 0 to 1.
+        alternate: mirror half of the pictures in one epoch and the other half in the next, in turn, so that any two
+            epochs show each picture both ways; which half a picture belongs to is drawn once.
 
-    Source: Krizhevsky et al. 2012, section 4.1.
+    Source: Krizhevsky et al. 2012, section 4.1; Jordan 2024, arXiv 2404.00498, section 3.6 (alternate).
     """
 
     probability: float = 0.5
+    alternate: bool = False
     moves_only: ClassVar[bool] = True
 
-    def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
+    def __post_init__(self) -> None:
+        if self.alternate and self.probability != 0.5:
+            raise ConfigError("data.augment: flip with alternate mirrors half of the pictures: leave probability out")
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether it is called with the samples' numbers, the epoch and the seed of the run as well."""
+        return self.alternate
+
+    def __call__(
+        self,
+        inputs: Tensor,
+        targets: Any,
+        generator: torch.Generator,
+        samples: Tensor | None = None,
+        epoch: int = 0,
+        seed: int = 0,
+    ) -> tuple[Tensor, Any]:
         """Flip (B, C, H, W)."""
         _need_pictures(inputs, "flip")
-        flipped = torch.rand(len(inputs), generator=generator) < self.probability
+        if self.alternate:
+            assert samples is not None
+            flipped = randomness.coins(seed, "flip", samples) ^ (epoch % 2 == 1)
+        else:
+            flipped = torch.rand(len(inputs), generator=generator) < self.probability
         choice = (torch.arange(len(inputs)) + len(inputs) * flipped).to(inputs.device)
         if is_channels_last(inputs):
             pixels = inputs.permute(0, 2, 3, 1)
@@ -115,7 +140,7 @@ class Flip:
 
     def __str__(self) -> str:
         """Return the name."""
-        return "flip"
+        return "alternating flip" if self.alternate else "flip"
 
 
 _GREY = (0.2989, 0.587, 0.114)

@@ -33,7 +33,8 @@ class ResidentLoader:
         seed: of the run.
         shuffle: whether epoch n comes in the order permutation(seed, "order", n).
         device: where batches are made.
-        transform: (inputs, targets, step) -> (inputs, targets), with step = number · len(self) + position.
+        transform: (inputs, targets, step, samples, epoch) -> (inputs, targets), with step = number · len(self) +
+            position, and samples the indices in the set, on the host.
         drop_last: whether a smaller last batch is left out.
         limit_batches: batches an epoch at most.
         channels_last: whether pictures (B, C, H, W) come in the memory format (B, H, W, C).
@@ -81,7 +82,8 @@ class ResidentLoader:
         for first in range(start, len(self), self._at_once):
             bounds = self.order.bounds(first, self._at_once)
             pair = self._held.batch(there[bounds])
-            batch = finish(pair, self._transform, number * len(self) + first, self._channels_last)
+            at = (number * len(self) + first, order[bounds], number)
+            batch = finish(pair, self._transform, at, self._channels_last)
             if self._at_once == 1:
                 self.indices = order[bounds]
                 yield batch
@@ -148,19 +150,23 @@ class Order:
         return slice(position * self._batch_size, min(last * self._batch_size, self._length))
 
 
-def finish(batch: Any, transform: Callable[..., Any] | None, step: int, channels_last: bool) -> Any:
+def finish(
+    batch: Any, transform: Callable[..., Any] | None, at: tuple[int, Tensor | None, int], channels_last: bool
+) -> Any:
     """Return a batch on its device as the model sees it: in the memory format asked for, and transformed.
+
+    `at` says where it stands: (step, indices of its samples, epoch).
 
     The format is changed first, while pictures are uint8 and four times smaller.
     """
     if isinstance(batch, Tensor):
-        return finish((batch, None), transform, step, channels_last)[0]
+        return finish((batch, None), transform, at, channels_last)[0]
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
         return batch
     inputs, targets = batch
     inputs = _formatted(inputs, channels_last)
     if transform is not None:
-        inputs, targets = transform(inputs, targets, step)
+        inputs, targets = transform(inputs, targets, *at)
         inputs = _formatted(inputs, channels_last)
     return inputs, targets
 

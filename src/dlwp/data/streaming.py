@@ -129,8 +129,8 @@ class StreamingLoader:
                 self.indices = torch.tensor(indices)
                 self.num_read += len(indices)
                 moved = each(self._receiver.opened(batch), self._moved)  # from pinned memory that does not wait
-                step = number * len(self) + position
-                yield finish(moved, self._transform, step, self._channels_last)
+                at = (number * len(self) + position, self.indices, number)
+                yield finish(moved, self._transform, at, self._channels_last)
 
     def _moved(self, value: Any) -> Any:
         return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
