@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlwp.data.datasets import is_channels_last
-from dlwp.data.operations import OPERATIONS, Colour, Crop, Cutmix, Erasing, Flip, Mixup, RandAugment
+from dlwp.data.operations import OPERATIONS, Colour, Crop, Cutmix, Cutout, Erasing, Flip, Mixup, RandAugment
 from dlwp.errors import ConfigError
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -72,7 +72,7 @@ def test_an_operation_leaves_its_input_alone(name: str) -> None:
     assert torch.equal(inputs, before)
 
 
-@pytest.mark.parametrize("name", ["colour", "erasing", "cutmix", "mixup", "randaugment"])
+@pytest.mark.parametrize("name", ["colour", "erasing", "cutout", "cutmix", "mixup", "randaugment"])
 def test_pictures_stay_within_their_range(name: str) -> None:
     op = OPERATIONS[name](num_classes=4) if name in ("mixup", "cutmix") else OPERATIONS[name]()
     for _ in range(5):
@@ -142,7 +142,7 @@ def test_a_rotation_by_the_full_level_is_30_degrees() -> None:
     assert abs(x - 32 - 24.2) <= 1.5
 
 
-@pytest.mark.parametrize("name", ["crop", "flip", "colour", "erasing", "cutmix", "randaugment"])
+@pytest.mark.parametrize("name", ["crop", "flip", "colour", "erasing", "cutout", "cutmix", "randaugment"])
 def test_operations_on_pictures_refuse_a_table(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name} needs pictures \(C, H, W\), not \(5,\)"):
         OPERATIONS[name]()(torch.zeros(2, 5), torch.tensor([0, 1]), generator())
@@ -170,3 +170,16 @@ def test_an_alternating_flip_shows_every_picture_both_ways_in_any_two_epochs(mem
 def test_an_alternating_flip_has_no_probability() -> None:
     with pytest.raises(ConfigError, match="leave probability out"):
         Flip(probability=0.3, alternate=True)
+
+
+def test_cutout_covers_a_square_whose_centre_lies_anywhere() -> None:
+    inputs = torch.rand(400, 3, 12, 9, generator=generator()) * 0.4
+    found, _ = Cutout(4)(inputs, None, generator())
+    covered = found == 0.5
+    assert torch.equal(covered.all(1), covered.any(1))  # in all channels
+    assert torch.equal(found[~covered], inputs[~covered])
+    counts = covered[:, 0].sum((1, 2))
+    assert int(counts.max()) == 16 and int(counts.min()) == 4  # at a corner two rows and columns of it are left
+    assert bool(covered[:, 0].any(0).all())
+    with pytest.raises(ConfigError, match="size >= 1"):
+        Cutout(0)

@@ -330,6 +330,36 @@ class Cutmix:
         return f"cutmix {self.alpha:g}"
 
 
+@dataclass(frozen=True)
+class Cutout:
+    """Cover a square of each picture with grey; its centre is anywhere in the picture, so part of it may lie outside.
+
+    Args:
+        size: side of the square in pixels, at least 1.
+
+    Source: DeVries, Taylor 2017, Improved Regularization of Convolutional Neural Networks with Cutout, arXiv 1708.04552
+        (with grey, which is about the mean of the pictures, in its place).
+    """
+
+    size: int = 16
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"data.augment: cutout takes size >= 1, got {self.size}")
+
+    def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
+        """Cover squares in (B, C, H, W) in [0, 1]."""
+        _need_pictures(inputs, "cutout")
+        count, _, height, width = inputs.shape
+        y, x = (torch.randint(length, (count,), generator=generator) - self.size // 2 for length in (height, width))
+        side = torch.full((count,), self.size)
+        return inputs.masked_fill(_box(inputs, side, side, y, x), 0.5), targets
+
+    def __str__(self) -> str:
+        """Return the name and the side."""
+        return f"cutout {self.size} px"
+
+
 # ---- RandAugment ----------------------------------------------------------------------------------------------------
 
 
@@ -421,6 +451,6 @@ class RandAugment:
 
 OPERATIONS: dict[str, type[Any]] = {
     "crop": Crop, "flip": Flip, "colour": Colour, "erasing": Erasing, "mixup": Mixup, "cutmix": Cutmix,
-    "randaugment": RandAugment,
+    "randaugment": RandAugment, "cutout": Cutout,
 }  # fmt: skip
 """The operations by the name under which `data.augment` knows them."""
