@@ -62,6 +62,7 @@ class TrainerSettings:
     accumulate: int | str = 1
     clip_norm: float | None = None
     ema_decay: float | None = None
+    tta: str | None = None
     eval_every: str = "1 epoch"
     checkpoint_every: str = "1 epoch"
     keep_last: int = 1
@@ -132,6 +133,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.progress": ("auto", "true", "false"),
     "trainer.on_nonfinite": ("stop", "skip", "rollback"),
     "trainer.monitor_mode": ("auto", "min", "max"),
+    "trainer.tta": ("mirror", "mirror_translate"),
     "trainer.extend": ("stretch", "hold", "restart"),
     "data.loader": ("auto", "memory", "workers"),
     "data.on_error": ("error", "skip"),

@@ -22,6 +22,7 @@ from dlwp import devices, randomness
 from dlwp.criteria import weight_of
 from dlwp.errors import DataError, RunError
 from dlwp.metrics import monitored
+from dlwp.models.views import with_views
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import Chain
@@ -312,7 +313,7 @@ class Trainer:
         try:
             with self._evaluated_weights(), devices.autocast(self.device, self.precision):
                 values = evaluate(
-                    self._compute, loader.epoch(), self.criterion, self._metrics,
+                    with_views(self._compute, self.settings.tta), loader.epoch(), self.criterion, self._metrics,
                     step=self.step_function, tally=self._confusion, on_batch=on_batch,
                 )  # fmt: skip
         except (RuntimeError, MemoryError) as error:
