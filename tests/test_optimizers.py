@@ -12,7 +12,8 @@ from dlwp.models.cnn import CNN
 from dlwp.models.mlp import MLP
 from dlwp.models.resnet import ResNet
 from dlwp.models.vit import ViT
-from dlwp.optimizers import Muon, default_lr, orthogonalised, parameter_groups
+from dlwp.optimizers import Chained, Muon, assemble, default_lr, orthogonalised, parameter_groups
+from dlwp.parts import instantiate
 
 
 def _names(model: nn.Module, group: dict[str, Any]) -> set[str]:
@@ -165,3 +166,87 @@ def test_muon_splits_plain_parameters_by_shape() -> None:
 def test_muon_refuses_values_out_of_range(key: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"optimizer.{key} of muon is out of its range"):
         Muon(MLP(4, 2).parameters(), **{key: value})
+
+
+# ---- groups and chains -----------------------------------------------------------------------------------------------
+
+
+def _assembled(model: nn.Module, groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
+    section = {"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01} | options
+    return assemble(model, section, torch.optim.SGD, False, groups, instantiate)
+
+
+def test_a_group_takes_what_its_patterns_match_and_no_entry_before_it_took() -> None:
+    model = CNN(1, 3)
+    optimizer = _assembled(model, [{"parameters": "head.bias", "lr": 1.0}, {"parameters": ["head.*"], "lr": 2.0}])
+    decayed, exempt, first, second = optimizer.param_groups
+    assert (first["lr"], second["lr"], decayed["lr"], exempt["weight_decay"]) == (1.0, 2.0, 0.1, 0.0)
+    assert (_names(model, first), _names(model, second)) == ({"head.bias"}, {"head.weight"})
+    held = [id(each) for group in optimizer.param_groups for each in group["params"]]
+    assert len(held) == len(set(held)) == len(list(model.parameters()))
+
+
+def test_a_group_with_a_target_has_its_own_optimizer() -> None:
+    model = CNN(1, 3)
+    groups = [{"parameters": "stages.*.0.weight", "_target_": "dlwp.optimizers.Muon", "lr": 0.02}]
+    optimizer = _assembled(model, groups)
+    assert isinstance(optimizer, Chained)
+    assert [type(one).__name__ for one in optimizer.optimizers] == ["SGD", "Muon"]
+    assert isinstance(_assembled(nn.Linear(4, 4, bias=False), [{**groups[0], "parameters": "*"}]), Muon)
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"lr": 1.0}, r"optimizer.groups\[0\] needs 'parameters'"),
+        ({"parameters": "haed.*"}, r"'haed.\*' matches no trained parameter that is left"),
+        ({"parameters": "head.*", "momentun": 0.5}, "SGD has no argument 'momentun'. Did you mean 'momentum'"),
+        ({"parameters": "head.*", "_target_": "torch.optim.Adam", "momentum": 0.5}, "Adam has no argument 'momentum'"),
+    ],
+)
+def test_a_group_that_means_nothing_is_refused(entry: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        _assembled(CNN(1, 3), [entry])
+
+
+def _descend(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(4, 6, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+        optimizer.step()
+
+
+def _chain(model: nn.Sequential) -> Chained:
+    rest = torch.optim.SGD(model[1].parameters(), lr=0.01, momentum=0.9)
+    return Chained([Muon(model[0].parameters(), lr=0.02), rest])
+
+
+def test_a_chain_steps_as_its_optimizers_do_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
+    other = copy.deepcopy(model)
+    _descend(model, _chain(model), 4)
+    apart = _chain(other).optimizers
+    for step in range(4):
+        other.zero_grad()
+        other(torch.randn(4, 6, generator=torch.Generator().manual_seed(step))).square().sum().backward()
+        for one in apart:
+            one.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+
+
+def test_a_chain_survives_a_copy_and_a_checkpoint() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 2))
+    optimizer = _chain(model)
+    _descend(model, optimizer, 2)
+    copied, copied_optimizer = copy.deepcopy((model, optimizer))
+    loaded = copy.deepcopy(model)
+    fresh = _chain(loaded)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for group in (*optimizer.param_groups, *copied_optimizer.param_groups, *fresh.param_groups):
+        group["lr"] *= 0.5  # what a schedule does must reach each of them
+    for one, of in ((model, optimizer), (copied, copied_optimizer), (loaded, fresh)):
+        _descend(one, of, 3)
+    for other in (copied, loaded):
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dlwp.errors import ConfigError
-from dlwp.schedules import Constant, Cosine, Linear, MultiStep, OneCycle, Plateau, Step
+from dlwp.schedules import Constant, Cosine, Linear, MultiStep, OneCycle, Plateau, Step, by_group
 
 TOTAL, EPOCH = 100, 10
 
@@ -121,3 +121,18 @@ def test_values_out_of_range_are_refused_in_one_line(make: Any, arguments: dict[
     with pytest.raises(ConfigError, match=message) as caught:
         make(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_line_may_end_before_the_run_does() -> None:
+    line = Linear(end="3 epochs")
+    assert [line(step, 40, 5) for step in (0, 3, 15, 16, 39)] == pytest.approx([1.0, 0.8, 0.0, 0.0, 0.0])
+    assert Linear(end=0.5, final=0.1)(30, 40, 5) == pytest.approx(0.1)
+
+
+def test_groups_may_have_schedules_of_their_own() -> None:
+    shared, own = Linear(), Linear(end="1 epoch")
+    assert by_group(shared, [None, None]) is shared
+    assert by_group(shared, [None, own])(5, 20, 10) == [0.75, 0.5]
+    assert by_group(None, [None, own])(5, 20, 10) == [1.0, 0.5]
+    with pytest.raises(ConfigError, match="beside which Plateau cannot stand"):
+        by_group(Plateau(), [None, own])

@@ -6,6 +6,7 @@ Knows nothing of Hydra, run folders or the terminal.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dlwp import devices, optimizers, randomness
+from dlwp import devices, optimizers, randomness, schedules
 from dlwp.data import resident, splits, streaming
 from dlwp.data.augment import BatchTransform, build_ops
 from dlwp.data.datasets import ArrayDataset, Facts, Splits, size
@@ -117,6 +118,8 @@ class Builder:
         parts = self.build_for_evaluation()
         parts.optimizer = self._optimizer(parts.model)
         parts.scheduler, parts.scheduler_interval = self._scheduler(parts)
+        own = [group.pop("scheduler", None) for group in parts.optimizer.param_groups]
+        parts.scheduler = schedules.by_group(parts.scheduler, own)
         self._check_monitor(parts)
         return parts
 
@@ -311,11 +314,8 @@ class Builder:
             del section["fused"]
             if takes(target, "fused"):
                 section["fused"] = self._decide("optimizer.fused", True, "one kernel for all parameters", stored=False)
-        decay = section.get("weight_decay", 0.0)
-        groups: Any = optimizers.parameter_groups(
-            model, decay, keys.decay_norms_and_biases, hidden_apart=target is optimizers.Muon
-        )
-        return instantiate(section, "optimizer", self._trust, params=groups)
+        make = functools.partial(instantiate, trust=self._trust)
+        return optimizers.assemble(model, section, target, keys.decay_norms_and_biases, keys.groups or [], make)
 
     def _scheduler(self, parts: Parts) -> tuple[Any, str]:
         if not self._values.get("scheduler"):

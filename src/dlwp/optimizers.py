@@ -1,4 +1,4 @@
-"""Own what dlwp adds to torch.optim: which parameters decay, a learning rate to begin with, and Muon.
+"""Own what dlwp adds to torch.optim: groups of parameters, a learning rate to begin with, Muon, and Chained.
 
 Knows nothing of the loop or of schedules.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-from dlwp.errors import ConfigError
+from dlwp.errors import ConfigError, did_you_mean
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
 _NORMS = (*_BATCH_NORMS, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.instancenorm._InstanceNorm)
@@ -26,7 +27,12 @@ _BASE_RATES = {"Adam": (3e-3, 1e-3), "AdamW": (3e-3, 1e-3), "RMSprop": (1e-3, 1e
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, decay_norms_and_biases: bool, *, hidden_apart: bool = False
+    model: nn.Module,
+    weight_decay: float,
+    decay_norms_and_biases: bool,
+    *,
+    hidden_apart: bool = False,
+    without: Iterable[Tensor] = (),
 ) -> list[dict[str, Any]]:
     """Return the parameters of a model that are trained, in groups for a torch optimizer.
 
@@ -36,6 +42,7 @@ def parameter_groups(
         decay_norms_and_biases: whether norms, biases and every other parameter of one axis decay too.
         hidden_apart: whether filters and matrices inside the network get groups of their own, marked by the key
             "hidden", as `Muon` wants them. Embeddings, tokens, positions and the last layer are not hidden.
+        without: parameters that are left out.
 
     Returns:
         Groups, each with "params" and "weight_decay"; one alone where all is treated alike: a fused step takes as
@@ -43,15 +50,97 @@ def parameter_groups(
     """
     exempt = set() if decay_norms_and_biases or not weight_decay else _norms_and_biases(model)
     hidden: set[Tensor] = _hidden_weights(model) if hidden_apart else set()
+    left_out = set(without)
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for parameter in model.parameters():
-        if parameter.requires_grad:
+        if parameter.requires_grad and parameter not in left_out:
             decays, inside = parameter not in exempt, parameter in hidden
             group: dict[str, Any] = {"params": [], "weight_decay": weight_decay if decays else 0.0}
             if hidden_apart:
                 group["hidden"] = inside
             groups.setdefault((decays, inside), group)["params"].append(parameter)
     return [groups[key] for key in sorted(groups, reverse=True)]
+
+
+def assemble(
+    model: nn.Module,
+    section: Mapping[str, Any],
+    target: type[Optimizer],
+    decay_norms_and_biases: bool,
+    entries: Sequence[Mapping[str, Any]],
+    make: Callable[..., Any],
+) -> Optimizer:
+    """Return the optimizer of a model: one for most parameters, and what `optimizer.groups` says of the others.
+
+    An entry of `groups` takes the trained parameters whose names match its `parameters`, a pattern such as "head.*" or
+    a list of them, as far as no entry before it took them. Its other keys are options in place of the optimizer's own,
+    `scheduler` a schedule of its own, and `_target_` another optimizer with all its options.
+
+    Args:
+        section: `_target_` and options of the optimizer for all other parameters.
+        target: what its `_target_` stands for.
+        decay_norms_and_biases: whether they decay, where no entry takes them.
+        entries: of `optimizer.groups`.
+        make: (section, key, **given) -> the object that a section describes.
+
+    Returns:
+        An optimizer whose groups may hold a schedule as "scheduler"; a `Chained` where an entry names another.
+
+    Raises:
+        ConfigError: an entry matches nothing, or has an option that its optimizer does not know.
+    """
+    taken: list[Tensor] = []
+    own: list[dict[str, Any]] = []
+    others: list[Optimizer] = []
+    for number, entry in enumerate(entries):
+        key = f"optimizer.groups[{number}]"
+        options = {name: value for name, value in entry.items() if name not in ("parameters", "scheduler")}
+        group: dict[str, Any] = {"params": _matching(model, entry.get("parameters"), taken, key)}
+        taken += group["params"]
+        if entry.get("scheduler") is not None:
+            group["scheduler"] = make(entry["scheduler"], f"{key}.scheduler")
+        if "_target_" in options:
+            others.append(make(options, key, params=[group]))
+        else:
+            _refuse_unknown_options(options, target, key)
+            own.append(options | group)
+    decay = section.get("weight_decay", 0.0)
+    apart = target is Muon
+    rest = parameter_groups(model, decay, decay_norms_and_biases, hidden_apart=apart, without=taken)
+    if not rest and not own:
+        return others[0] if len(others) == 1 else Chained(others)
+    main = make(section, "optimizer", params=[*rest, *own])
+    return Chained([main, *others]) if others else main
+
+
+def _matching(model: nn.Module, patterns: Any, taken: Sequence[Tensor], key: str) -> list[Tensor]:
+    listed = [patterns] if isinstance(patterns, str) else list(patterns or ())
+    if not listed:
+        raise ConfigError(f"{key} needs 'parameters', a pattern for their names: {key}.parameters='head.*'")
+    held = {id(parameter) for parameter in taken}
+    named = {name: each for name, each in model.named_parameters() if each.requires_grad and id(each) not in held}
+    for pattern in listed:
+        if not any(fnmatchcase(name, str(pattern)) for name in named):
+            raise ConfigError(
+                f"{key}.parameters: '{pattern}' matches no trained parameter that is left."
+                f"{did_you_mean(str(pattern), named)} There are: {_some(named)}"
+            )
+    return [each for name, each in named.items() if any(fnmatchcase(name, str(pattern)) for pattern in listed)]
+
+
+def _some(names: Iterable[str], most: int = 12) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+
+
+def _refuse_unknown_options(options: Mapping[str, Any], target: type[Optimizer], key: str) -> None:
+    known = [name for name in inspect.signature(target).parameters if name != "params"]
+    for name in options:
+        if name not in known:
+            raise ConfigError(
+                f"{key}: {target.__name__} has no argument '{name}'.{did_you_mean(name, known)} "
+                f"It takes: parameters, scheduler, {', '.join(known)}"
+            )
 
 
 def _norms_and_biases(model: nn.Module) -> set[Tensor]:
@@ -214,6 +303,52 @@ class Muon(Optimizer):
             eps=group["eps"],
             maximize=False,
         )
+
+
+class Chained(Optimizer):
+    """Several optimizers as one: each steps the groups that it was made with.
+
+    Args:
+        optimizers: over parameters that do not overlap.
+
+    Example:
+        >>> layers = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        >>> rest = torch.optim.SGD(layers[1].parameters(), lr=0.1)
+        >>> len(Chained([Muon(layers[0].parameters(), lr=0.02), rest]).param_groups)
+        3
+    """
+
+    def __init__(self, optimizers: Sequence[Optimizer]) -> None:
+        self.optimizers = list(optimizers)
+        super().__init__([group for one in self.optimizers for group in one.param_groups], {})
+        self._share()
+
+    def _share(self) -> None:
+        """Let each optimizer see its own of the groups here, and the state here."""
+        start = 0
+        for one in self.optimizers:
+            end = start + len(one.param_groups)
+            one.param_groups, one.state, start = self.param_groups[start:end], self.state, end
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy needs."""
+        return {**super().__getstate__(), "optimizers": self.optimizers}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take groups and state, of a copy or a checkpoint."""
+        super().__setstate__(state)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Take one step of each; `closure`, if given, computes loss and gradients first, and its loss is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for one in self.optimizers:
+            one.step()
+        return loss
 
 
 def orthogonalised(matrix: Tensor, num_iterations: int = 5) -> Tensor:

@@ -116,7 +116,7 @@ def describe_layers(model: nn.Module) -> str:
 
 
 def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | None]) -> list[str]:
-    """Return criterion, optimizer, schedule and length of the run."""
+    """Return criterion, optimizer, schedule and length of the run, then the parameters that are trained otherwise."""
     criterion = type(parts.criterion).__name__ if choices.get("criterion") is None else choices["criterion"]
     pieces = [str(criterion)]
     optimizer = values["optimizer"]
@@ -130,7 +130,8 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
         text += f", decay {optimizer['weight_decay']:g}"
         assert parts.optimizer is not None
         undecayed = sum(len(group["params"]) for group in parts.optimizer.param_groups if not group.get("weight_decay"))
-        text += f" (not on {undecayed} norms and biases)" if undecayed else ""
+        if undecayed and not optimizer.get("decay_norms_and_biases", True):
+            text += f" (not on {undecayed} norms and biases)"
     pieces.append(text)
     steps = len(parts.loaders["train"])
     total = parts.settings.total_steps(steps)
@@ -139,7 +140,21 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
     pieces.append(f"{schedule} over {total:,} steps of {batch}")
     if parts.settings.accumulate not in (1, "auto"):
         pieces.append(f"each in {parts.settings.accumulate} pieces")
-    return [_BAR.join(pieces)]
+    apart = [_describe_group(entry) for entry in optimizer.get("groups") or ()]
+    return [_BAR.join(pieces), *([f"apart: {_BAR.join(apart)}"] if apart else [])]
+
+
+def _describe_group(entry: dict[str, Any]) -> str:
+    """Return an entry of `optimizer.groups` in a few words: "head.* Muon lr 0.02 with a schedule of its own"."""
+    names = entry["parameters"]
+    words = [names if isinstance(names, str) else ", ".join(names)]
+    if "_target_" in entry:
+        words.append(entry["_target_"].rpartition(".")[2])
+    if "lr" in entry:
+        words.append(f"lr {_shown(entry['lr'])}")
+    if entry.get("scheduler"):
+        words.append("with a schedule of its own")
+    return " ".join(words)
 
 
 def result_line(

@@ -11,7 +11,7 @@ run, its factor is multiplied by one that climbs to 1 in equal steps (Goyal et a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dlwp.errors import ConfigError, did_you_mean
@@ -39,16 +39,20 @@ class Linear:
     Args:
         warmup: length of the climb at the start: a part of the run in [0, 1), "500 steps" or "2 epochs".
         final: factor that the line ends at, in [0, 1].
+        end: where the line ends, and the rate stays from there on: a part of the run or a length, counted from the
+            start; None is the end of the run.
     """
 
-    def __init__(self, warmup: str | float = 0.0, final: float = 0.0) -> None:
+    def __init__(self, warmup: str | float = 0.0, final: float = 0.0, end: str | float | None = None) -> None:
         self._warmup = _length("warmup", warmup)
         self._final = _fraction("final", final)
+        self._end = None if end is None else _length("end", end)
 
     def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> float:
         """Return the factor for the step after `step`."""
         length = _steps(self._warmup, total_steps, steps_per_epoch)
-        return _climb(step, length) * _between(1.0, self._final, _progress(step, length, total_steps), "linear")
+        end = total_steps if self._end is None else _steps(self._end, total_steps, steps_per_epoch)
+        return _climb(step, length) * _between(1.0, self._final, _progress(step, length, end), "linear")
 
 
 class Cosine:
@@ -199,6 +203,41 @@ class Plateau:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the past back."""
         self._factor, self._waited = state["factor"], state["waited"]
+
+
+class ByGroup:
+    """Give each group of parameters its own schedule.
+
+    Args:
+        schedules: one for each group of the optimizer, in its order.
+    """
+
+    def __init__(self, schedules: Sequence[Callable[[int, int, int], float]]) -> None:
+        self._schedules = list(schedules)
+
+    def __call__(self, step: int, total_steps: int, steps_per_epoch: int) -> list[float]:
+        """Return the factor of each group for the step after `step`."""
+        return [schedule(step, total_steps, steps_per_epoch) for schedule in self._schedules]
+
+
+def by_group(shared: Any, own: Sequence[Any]) -> Any:
+    """Return the schedule of a run: the shared one where no group has its own, else a `ByGroup`.
+
+    Args:
+        shared: of the groups without one; None keeps their rate.
+        own: a schedule or None for each group.
+
+    Raises:
+        ConfigError: the shared one has a state, or sets the rates itself, so that it cannot be one among several.
+    """
+    if not any(own):
+        return shared
+    if shared is not None and (hasattr(shared, "state_dict") or not callable(shared)):
+        raise ConfigError(
+            f"a group of optimizer.groups has its own scheduler, beside which {type(shared).__name__} cannot stand, as "
+            "it is no function of the step alone. scheduler=linear"
+        )
+    return ByGroup([one or shared or Constant() for one in own])
 
 
 def _climb(step: int, length: int) -> float:

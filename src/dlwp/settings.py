@@ -118,6 +118,7 @@ class OptimizerKeys:
     """The keys of `optimizer` that dlwp reads itself."""
 
     decay_norms_and_biases: bool = True
+    groups: Any = None
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from dlwp.schedules import Cosine, OneCycle, Step
+from dlwp.schedules import Cosine, Linear, OneCycle, Step, by_group
 from dlwp.training.rates import Rates
 from dlwp.training.state import Progress
 
@@ -96,3 +96,12 @@ def test_a_torch_scheduler_with_an_end_is_held_there(extend: str) -> None:
     found, told = extended(extend, torch.optim.lr_scheduler.CosineAnnealingLR)
     assert found == [0.0] * 10
     assert told == "10 → 20 steps: CosineAnnealingLR keeps its own plan and is held"
+
+
+def test_each_group_follows_its_own_factor() -> None:
+    weights = [torch.zeros(1, requires_grad=True) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": [weights[0]], "lr": 2.0}, {"params": [weights[1]], "lr": 10.0}])
+    rates, progress = Rates(optimizer, by_group(Linear(), [None, Linear(end=0.5)]), "step", "stretch"), Progress(step=5)
+    rates.plan(progress, 20, 5)
+    rates.before_step(progress)
+    assert [group["lr"] for group in optimizer.param_groups] == [1.5, 5.0]

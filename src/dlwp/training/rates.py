@@ -27,7 +27,8 @@ class Rates:
 
     Args:
         optimizer: whose groups' "lr" is set; "initial_lr" is the base rate.
-        scheduler: a function (step, total_steps, steps_per_epoch) -> factor, an object of torch's, or None.
+        scheduler: a function (step, total_steps, steps_per_epoch) -> factor, or a list of one for each group; an object
+            of torch's; or None.
         interval: when torch's is stepped, "step" or "epoch".
         extend: "stretch", "hold" or "restart".
     """
@@ -66,7 +67,7 @@ class Rates:
         elif self._extend == "restart" and total_steps > before:
             progress.cycles.append([before, total_steps])
         others = {"stretch": "hold or restart", "hold": "stretch or restart", "restart": "stretch or hold"}
-        factor = self._factor(progress)
+        factor = self._factors(progress)[0]
         return (
             f"{before:,} → {total_steps:,} steps: trainer.extend={self._extend} (or {others[self._extend]}), "
             f"the next rate is {self.base * factor:.3g}"
@@ -75,8 +76,7 @@ class Rates:
     def before_step(self, progress: Progress) -> None:
         """Set the rate of the step after `progress.step`."""
         if callable(self._scheduler):
-            factor = self._factor(progress)
-            for group in self._optimizer.param_groups:
+            for group, factor in zip(self._optimizer.param_groups, self._factors(progress)):
                 group["lr"] = group["initial_lr"] * factor
 
     def after_step(self, progress: Progress) -> None:
@@ -94,11 +94,12 @@ class Rates:
         elif isinstance(self._scheduler, ReduceLROnPlateau):
             self._scheduler.step(value)
 
-    def _factor(self, progress: Progress) -> float:
+    def _factors(self, progress: Progress) -> list[float]:
         cycles = progress.cycles
         start, end = cycles[0] if len(cycles) == 1 else next(one for one in cycles[::-1] if one[0] <= progress.step)
         step = min(progress.step, max(end - 1, start)) - start
-        return float(self._scheduler(step, end - start, self._steps_per_epoch))
+        found = self._scheduler(step, end - start, self._steps_per_epoch)
+        return found if isinstance(found, list) else [float(found)] * len(self._optimizer.param_groups)
 
     def _step_torch(self, interval: str, progress: Progress) -> None:
         scheduler = self._scheduler
