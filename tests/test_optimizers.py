@@ -12,7 +12,7 @@ from dlwp.models.cnn import CNN
 from dlwp.models.mlp import MLP
 from dlwp.models.resnet import ResNet
 from dlwp.models.vit import ViT
-from dlwp.optimizers import Chained, Muon, assemble, default_lr, orthogonalised, parameter_groups
+from dlwp.optimizers import Chained, Muon, assemble, default_lr, lookahead, orthogonalised, parameter_groups
 from dlwp.parts import instantiate
 
 
@@ -168,7 +168,7 @@ def test_muon_refuses_values_out_of_range(key: str, value: float) -> None:
         Muon(MLP(4, 2).parameters(), **{key: value})
 
 
-# ---- groups and chains -----------------------------------------------------------------------------------------------
+# ---- groups, chains and lookahead -----------------------------------------------------------------------------------
 
 
 def _assembled(model: nn.Module, groups: list[dict[str, Any]], **options: Any) -> torch.optim.Optimizer:
@@ -250,3 +250,41 @@ def test_a_chain_survives_a_copy_and_a_checkpoint() -> None:
         _descend(one, of, 3)
     for other in (copied, loaded):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+
+
+def test_lookahead_goes_back_half_the_way_after_every_second_step() -> None:
+    model = nn.Linear(6, 2, bias=False)
+    plain, slow = copy.deepcopy(model), model.weight.detach().clone()
+    optimizer = lookahead(torch.optim.SGD(model.parameters(), lr=0.01), {"every": 2, "alpha": 0.5})
+    bare = torch.optim.SGD(plain.parameters(), lr=0.01)
+    for step in range(6):
+        _descend(model, optimizer, 1)
+        _descend(plain, bare, 1)
+        if step % 2:
+            slow = (slow + plain.weight.detach()) / 2
+            plain.weight.data.copy_(slow)
+        torch.testing.assert_close(model.weight, plain.weight)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 3, 4])
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.Adam, Muon])
+def test_lookahead_goes_on_from_a_checkpoint_bit_for_bit(kind: Any, cut: int) -> None:
+    def make(model: nn.Module) -> torch.optim.Optimizer:
+        return lookahead(kind(model.parameters(), lr=0.01), {"every": 3})
+
+    torch.manual_seed(0)
+    model = nn.Linear(6, 2)
+    optimizer = make(model)
+    _descend(model, optimizer, cut)
+    other = copy.deepcopy(model)
+    fresh = make(other)
+    fresh.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for one, of in ((model, optimizer), (other, fresh)):
+        _descend(one, of, 5)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize(("settings", "told"), [({"k": 5}, "has no 'k'"), ({"every": 0}, "every >= 1")])
+def test_a_lookahead_that_means_nothing_is_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        lookahead(torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), settings)

@@ -315,7 +315,8 @@ class Builder:
             if takes(target, "fused"):
                 section["fused"] = self._decide("optimizer.fused", True, "one kernel for all parameters", stored=False)
         make = functools.partial(instantiate, trust=self._trust)
-        return optimizers.assemble(model, section, target, keys.decay_norms_and_biases, keys.groups or [], make)
+        optimizer = optimizers.assemble(model, section, target, keys.decay_norms_and_biases, keys.groups or [], make)
+        return optimizers.lookahead(optimizer, keys.lookahead) if keys.lookahead else optimizer
 
     def _scheduler(self, parts: Parts) -> tuple[Any, str]:
         if not self._values.get("scheduler"):

@@ -351,6 +351,51 @@ class Chained(Optimizer):
         return loss
 
 
+def lookahead(optimizer: Optimizer, settings: Mapping[str, Any]) -> Optimizer:
+    """Let an optimizer look ahead: after every few steps the weights go back part of the way to where they last were.
+
+    slow += alpha · (weights - slow), then weights = slow, after every `every` steps of the optimizer.
+
+    Args:
+        optimizer: any; it is changed, and its state holds the slow weights as "slow".
+        settings: "every", steps between two returns (5), and "alpha", the part of the way that is kept (0.5).
+
+    Raises:
+        ConfigError: another setting, or one out of its range.
+
+    Source:
+        Zhang, Lucas, Hinton, Ba 2019, Lookahead Optimizer: k steps forward, 1 step back, arXiv 1907.08610, algorithm 1.
+    """
+    known = {"every": 5, "alpha": 0.5}
+    for name in settings:
+        if name not in known:
+            raise ConfigError(f"optimizer.lookahead has no '{name}'.{did_you_mean(name, known)} It takes: every, alpha")
+    every, alpha = (known | dict(settings)).values()
+    if not (isinstance(every, int) and every >= 1 and 0 < alpha <= 1):
+        raise ConfigError(f"optimizer.lookahead needs every >= 1 and 0 < alpha <= 1, got {every}, {alpha}")
+    first: dict[Tensor, Tensor] = {}
+
+    def keep_first(one: Optimizer, *_: Any) -> None:
+        if not any("lookahead_steps" in group for group in one.param_groups):
+            first.update({each: each.detach().clone() for group in one.param_groups for each in group["params"]})
+
+    @torch.no_grad()
+    def look_back(one: Optimizer, *_: Any) -> None:
+        for group in one.param_groups:
+            group["lookahead_steps"] = group.get("lookahead_steps", 0) + 1
+            for parameter in group["params"]:
+                if parameter in first:  # not before its first step: optimizers tell from an empty state that it is that
+                    one.state[parameter]["slow"] = first.pop(parameter)
+            if group["lookahead_steps"] % every == 0:
+                slow = [one.state[parameter]["slow"] for parameter in group["params"]]
+                torch._foreach_lerp_(slow, list(group["params"]), alpha)
+                torch._foreach_copy_(list(group["params"]), slow)
+
+    optimizer.register_step_pre_hook(keep_first)
+    optimizer.register_step_post_hook(look_back)
+    return optimizer
+
+
 def orthogonalised(matrix: Tensor, num_iterations: int = 5) -> Tensor:
     """Return about U V^T of a matrix U S V^T (rows, columns): singular values between about 0.7 and 1.2.
 

@@ -132,6 +132,8 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
         undecayed = sum(len(group["params"]) for group in parts.optimizer.param_groups if not group.get("weight_decay"))
         if undecayed and not optimizer.get("decay_norms_and_biases", True):
             text += f" (not on {undecayed} norms and biases)"
+    if optimizer.get("lookahead"):
+        text += ", looking ahead"
     pieces.append(text)
     steps = len(parts.loaders["train"])
     total = parts.settings.total_steps(steps)

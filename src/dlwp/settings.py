@@ -119,6 +119,7 @@ class OptimizerKeys:
 
     decay_norms_and_biases: bool = True
     groups: Any = None
+    lookahead: Any = None
 
 
 @dataclass
