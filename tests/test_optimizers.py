@@ -252,6 +252,15 @@ def test_a_chain_survives_a_copy_and_a_checkpoint() -> None:
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
 
 
+def test_unit_rows_scale_the_matrix_before_the_step() -> None:
+    weight = nn.Parameter(3 * torch.randn(4, 9))
+    before = weight.detach() * 2 / weight.detach().norm()
+    weight.grad = torch.randn(4, 9)
+    Muon([weight], lr=0.1, unit_rows=True).step()
+    change = torch.linalg.svdvals((weight - before).detach())
+    assert float(change.min()) > 0.05 and float(change.max()) < 0.13  # lr times singular values of about 0.7 to 1.2
+
+
 def test_lookahead_goes_back_half_the_way_after_every_second_step() -> None:
     model = nn.Linear(6, 2, bias=False)
     plain, slow = copy.deepcopy(model), model.weight.detach().clone()

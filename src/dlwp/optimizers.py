@@ -214,12 +214,15 @@ class Muon(Optimizer):
         betas: of AdamW.
         eps: of AdamW.
         num_iterations: Newton-Schulz steps, at least 1.
+        unit_rows: whether each matrix is first scaled so that its rows have norm 1 on average, |W| = sqrt(rows): the
+            rate is then that of the direction alone, for layers whose scale a norm takes away; it needs no decay.
 
     Raises:
         ConfigError: a value is out of its range.
 
     Source:
         Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/.
+        Unit rows: as in github.com/KellerJordan/cifar10-airbench, with Muon.
         Loshchilov, Hutter 2019, arXiv 1711.05101 (AdamW).
     """
 
@@ -233,6 +236,7 @@ class Muon(Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
         num_iterations: int = 5,
+        unit_rows: bool = False,
     ) -> None:
         for key, value, right in (
             ("lr", lr, lr > 0),
@@ -245,7 +249,7 @@ class Muon(Optimizer):
                 raise ConfigError(f"optimizer.{key} of muon is out of its range, got {value}")
         defaults = {
             "lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adamw_lr_scale": adamw_lr_scale,
-            "betas": tuple(betas), "eps": eps, "num_iterations": num_iterations,
+            "betas": tuple(betas), "eps": eps, "num_iterations": num_iterations, "unit_rows": unit_rows,
         }  # fmt: skip
         super().__init__(_split_by_shape(params), defaults)
 
@@ -276,6 +280,8 @@ class Muon(Optimizer):
             direction = torch.lerp(gradient, momentum, group["momentum"]).flatten(1)  # (out, in * H * W)
             rows, columns = direction.shape
             direction = orthogonalised(direction, group["num_iterations"])
+            if group.get("unit_rows"):
+                parameter.mul_(math.sqrt(rows) / parameter.norm().clamp_min(1e-12))
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             scale = math.sqrt(max(1, rows / columns))
             parameter.add_(direction.view_as(parameter), alpha=-group["lr"] * scale)
