@@ -116,6 +116,9 @@ class Builder:
             ConfigError, DataError, MachineError: something does not fit or is not there.
         """
         parts = self.build_for_evaluation()
+        if hasattr(parts.model, "init_from"):  # weights that begin from the data, of the first training batch
+            with torch.no_grad():
+                parts.model.init_from(next(iter(parts.loaders["train"].epoch(0)))[0])  # type: ignore[operator]
         parts.optimizer = self._optimizer(parts.model)
         parts.scheduler, parts.scheduler_interval = self._scheduler(parts)
         own = [group.pop("scheduler", None) for group in parts.optimizer.param_groups]

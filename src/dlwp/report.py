@@ -99,6 +99,8 @@ def model_lines(parts: Parts, name: str, values: dict[str, Any], rehearsal: Rehe
     pieces = [size]
     if rehearsal.flops_per_sample:
         pieces[-1] += f", {_quantity(rehearsal.flops_per_sample)}FLOP a training sample"
+    if hasattr(model, "init_from"):
+        pieces.append("begun from the first training batch")
     return [_BAR.join(pieces), describe_layers(model)]
 
 
