@@ -15,11 +15,11 @@ from benchmark import peers
 from benchmark.rounds import Claim
 from dlwp.runs.environment import processor
 
-MEASUREMENTS = ("step", "data", "workers", "pack", "whole", "start", "compile", "scale", "peers")
+MEASUREMENTS = ("step", "data", "workers", "pack", "whole", "recipe", "start", "compile", "scale", "peers")
 
 NEEDED = {
     "workers": ("photos", "transfer"), "pack": ("cifar10", "transfer"),
-    "whole": ("cifar10",), "compile": ("cifar10",), "peers": ("cifar10",),
+    "whole": ("cifar10",), "recipe": ("cifar10",), "compile": ("cifar10",), "peers": ("cifar10",),
 }  # fmt: skip
 """The folders of real data that each reads."""
 
