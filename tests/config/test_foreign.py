@@ -103,3 +103,18 @@ def test_a_strangers_checkpoint_in_ones_own_run_is_a_strangers(own_place: Path) 
     (checkpoint / "config.yaml").write_text((checkpoint / "config.yaml").read_text() + "# changed\n")
     assert is_own(Path("run")) and not is_own(checkpoint)
     assert foreign.is_foreign(checkpoint)
+
+
+def test_what_another_process_removes_while_it_is_looked_at_is_no_fault(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lstat = Path.lstat
+
+    def gone_when_looked_at(path: Path) -> os.stat_result:
+        if path.name.startswith(".tmp-"):
+            path.rmdir()
+        return lstat(path)
+
+    (run / "checkpoints" / ".tmp-step-00000009").mkdir()
+    monkeypatch.setattr(Path, "lstat", gone_when_looked_at)
+    assert compose(["resume=foreign"]).foreign

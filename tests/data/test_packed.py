@@ -168,7 +168,7 @@ import sys, time
 from dlwp.commands import pack
 from dlwp.data import packing, pictures
 packing._MOST_BATCH, packing._SAVE_S, decode = 8, 0.0, pictures.decode
-pictures.decode = lambda *words: time.sleep(0.02) or decode(*words)
+pictures.decode = lambda *words: time.sleep(0.1) or decode(*words)
 sys.exit(pack.main())
 """
 

@@ -5,8 +5,11 @@ Knows nothing of parts: which of them such a config may build is `parts.Trust`'s
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +47,9 @@ def check(folder: Path, trusted: Sequence[str] = ()) -> None:
 
     path = folder / "config.yaml"
     run = folder.resolve().parents[1] if (folder / "MANIFEST.json").exists() else folder
-    for inside in run.rglob("*"):
-        if inside.is_symlink() or not (inside.is_file() or inside.is_dir()):
-            kind = "a link" if inside.is_symlink() else "no regular file"
+    for inside, mode in _modes(run):
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            kind = "a link" if stat.S_ISLNK(mode) else "no regular file"
             raise ConfigError(f"'{inside}' is {kind}: what is written there would not stay in the run. Remove it")
     for other in (*folder.glob("*.yaml"), *folder.glob("*/*.yaml")):
         if other.parent != folder or other.name not in _OWN_FILES:
@@ -84,3 +87,12 @@ def _check_head(path: Path, values: Any) -> None:
     for name in _FORBIDDEN:
         if name in values:
             raise ConfigError(f"{path} is not the config of a run: it sets '{name}'")
+
+
+def _modes(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Yield all that lies in a folder, and its mode; what another process removes meanwhile is left out."""
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            inside = Path(parent, name)
+            with contextlib.suppress(FileNotFoundError):
+                yield inside, inside.lstat().st_mode
