@@ -161,13 +161,15 @@ def _without_the_cut() -> None:
 
 
 def _without_purging() -> None:
-    from torch.utils import tensorboard
+    from dlwp.observers.tensorboard import EventFile
 
-    class Keeping(tensorboard.SummaryWriter):  # type: ignore[misc]
-        def __init__(self, folder: str, purge_step: int | None = None) -> None:
-            super().__init__(folder)
+    add = EventFile.add
 
-    tensorboard.SummaryWriter = Keeping  # type: ignore[misc]
+    def add_all_but_marks(self: EventFile, step: int, **event: Any) -> None:
+        if "session_log" not in event:
+            add(self, step, **event)
+
+    EventFile.add = add_all_but_marks  # type: ignore[method-assign]
 
 
 def _resumed_with(patch: Callable[[], None]) -> Trial:

@@ -104,7 +104,7 @@ def _all(folder: Path) -> int:
 
 def _no_import() -> None:
     sys.modules["tensorboard"] = None  # type: ignore[assignment]
-    sys.modules["tensorboard.summary.writer.event_file_writer"] = None  # type: ignore[assignment]
+    sys.modules["tensorboard.summary.writer.record_writer"] = None  # type: ignore[assignment]
     sys.modules["torch.utils.tensorboard"] = None  # type: ignore[assignment]
     sys.modules["matplotlib"] = None  # type: ignore[assignment]
     sys.modules["matplotlib.figure"] = None  # type: ignore[assignment]
@@ -228,15 +228,14 @@ def _all_hooks(error: BaseException) -> Callable[[], None]:
 
 
 def _inside() -> None:
-    """Let fail what the three call: TensorBoard's writer, the drawing, the wording of a line."""
-    from torch.utils.tensorboard import SummaryWriter
-
+    """Let fail what the three call: TensorBoard's file, the drawing, the wording of a line."""
     from dlwp.observers import console, plots
+    from dlwp.observers.tensorboard import EventFile
 
     def fail(*words: Any, **options: Any) -> Any:
         raise RuntimeError("inside")
 
-    SummaryWriter.add_scalar = fail  # type: ignore[method-assign]
+    EventFile.add = fail  # type: ignore[method-assign]
     plots.draw_curves = fail
     console._split = fail
 

@@ -5,31 +5,30 @@ Knows nothing of the loop; the numbers are those of metrics.jsonl.
 
 from __future__ import annotations
 
+import io
 import math
-import threading
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dlwp.runs import files
 from dlwp.runs.folder import RunFolder
 from dlwp.training.events import Ended, Evaluated, Logged, Started
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 _NAMES = {"lr": "learning_rate"}
-_FLUSH_S = 1.0
 _LEAST_SIDE = 64  # of a picture in the grid, in pixels: smaller ones are enlarged
 
 
 class TensorBoard:
     """Write RUN/tensorboard: `train`, `val` and `test` share their tags, so that each quantity is one chart.
 
-    What a checkpoint has seen is on disk before it; else curves come there once a second.
+    Each value is written when it comes: a second thread, as torch's `SummaryWriter` has one, would take turns with the
+    training for Python's lock, which cost a small model a millisecond a log.
 
     Args:
         run: the folder.
@@ -57,11 +56,9 @@ class TensorBoard:
         self._classes = classes
         self._mean = mean
         self._std = std
-        self._writers: dict[str, SummaryWriter] = {}
-        self._flushed = -math.inf
+        self._files: dict[str, EventFile] = {}
         self._purged_from: dict[str, int] = {}
         self._start_step = 0
-        self._opened: set[str] = set()
         self._final: dict[str, float] = {}
         self._ended = False
         self._confusions: dict[str, tuple[int, Any]] = {}
@@ -97,53 +94,23 @@ class TensorBoard:
             self._write_hparams()
         self._finish(event.step)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing, but wait until what was written is on disk: a checkpoint is taken."""
-        for writer in self._writers.values():
-            writer.flush()
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take nothing back."""
-
     def _finish(self, step: int) -> None:
-        for split, (step, counts) in self._confusions.items():
-            self._draw_confusion(split, counts, step)
-        for name, value in self._final.items():
-            self._writer("").add_scalar(name, value, step)
+        for split, (at, counts) in self._confusions.items():
+            self._draw_confusion(split, counts, at)
+        self._write("", self._final, step)
         self._confusions.clear()
         self._final.clear()
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
 
-    def _writer(self, name: str) -> SummaryWriter:
-        if name not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter  # slow
-
+    def _file(self, name: str) -> EventFile:
+        if name not in self._files:
             folder = self._run.tensorboard / name if name else self._run.tensorboard
-            purge = None
-            if name not in self._opened:  # by this process; test and the pictures come behind the last step
-                purge = self._purged_from.get(name, self._start_step)
-                _await_later_name(folder)
-            self._opened.add(name)
-            threading.excepthook = _except_writers
-            self._writers[name] = SummaryWriter(str(folder), purge_step=purge)
-        return self._writers[name]
+            purge = self._purged_from.get(name, self._start_step)  # test and the pictures come behind the last step
+            self._files[name] = EventFile(folder, purge)
+        return self._files[name]
 
     def _write(self, split: str, values: dict[str, float], step: int) -> None:
-        if not values:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        writer = self._writer(split)
-        curves = [Summary.Value(tag=_NAMES.get(name, name), simple_value=value) for name, value in values.items()]
-        assert writer.file_writer is not None
-        writer.file_writer.add_summary(Summary(value=curves), step)  # one record; add_scalar writes one a curve
-        now = time.monotonic()
-        if split != "train" or now - self._flushed >= _FLUSH_S:  # it waits for the writer's thread
-            self._flushed = now
-            writer.flush()
+        if values:
+            self._file(split).add_scalars({_NAMES.get(name, name): value for name, value in values.items()}, step)
 
     def _draw_pictures(self, event: Logged) -> None:
         count, self._images = self._images, 0
@@ -151,8 +118,7 @@ class TensorBoard:
         if not count or batch is None or not isinstance(batch[0], Tensor) or batch[0].ndim != 4:
             return
         grid = picture_grid(batch[0][:count], self._mean, self._std)
-        self._writer("").add_image("training pictures", grid.numpy(), event.step)
-        self._writer("").flush()
+        self._file("").add_picture("training pictures", grid.permute(1, 2, 0).numpy(), event.step)
 
     def _draw_confusion(self, split: str, counts: Any, step: int) -> None:
         import numpy
@@ -163,23 +129,67 @@ class TensorBoard:
         canvas = FigureCanvasAgg(draw_confusion(counts, self._classes, split))
         canvas.draw()
         picture = numpy.asarray(canvas.buffer_rgba())[..., :3]
-        self._writer("").add_image(f"confusion/{split}", picture, step, dataformats="HWC")
+        self._file("").add_picture(f"confusion/{split}", picture, step)
 
     def _write_hparams(self) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         names = [name.removeprefix("final/val/") for name in self._final if name.startswith("final/val/")]
         metrics = {f"final/{split}/{name}": 0.0 for name in names for split in ("val", "test")}
-        file_writer = self._writer("").file_writer
-        assert file_writer is not None
         for summary in hparams(flatten(self._hparams), metrics):
-            file_writer.add_summary(summary)
+            self._file("").add(0, summary=summary)
 
 
-def _except_writers(fault: threading.ExceptHookArgs, former: Any = threading.excepthook) -> None:
-    """Leave out the traceback of a writer's own thread (a full disk): the next value written raises it again, here."""
-    if type(fault.thread).__name__ != "_AsyncWriterThread":
-        former(fault)
+class EventFile:
+    """A file of TensorBoard's, in which each event is written at once, whole or not at all.
+
+    Args:
+        folder: where it is made.
+        purge_step: TensorBoard leaves out what files before this one in the folder hold of this step and later ones.
+
+    Raises:
+        OSError: here and in the methods, the disk is full, read-only or gone.
+    """
+
+    def __init__(self, folder: Path, purge_step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        _await_later_name(folder)
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{files.unique()}"
+        self._path, self._end = folder / name, 0
+        self._records = RecordWriter(self)
+        self.add(purge_step, file_version="brain.Event:2")
+        self.add(purge_step, session_log=SessionLog(status=SessionLog.START))
+
+    def write(self, data: bytes) -> None:
+        """Append a record."""
+        self._end = files.append(self._path, data, self._end)
+
+    def add(self, step: int, **event: Any) -> None:
+        """Append an event, given by its fields."""
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._records.write(Event(step=step, wall_time=time.time(), **event).SerializeToString())
+
+    def add_scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Append values by tag, as one event."""
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        curves = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        self.add(step, summary=Summary(value=curves))
+
+    def add_picture(self, tag: str, pixels: Any, step: int) -> None:
+        """Append a picture: uint8 (H, W, C), C 1 or 3."""
+        from PIL import Image
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        height, width, channels = pixels.shape
+        png = io.BytesIO()
+        Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(png, "PNG")
+        picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue())
+        self.add(step, summary=Summary(value=[Summary.Value(tag=tag, image=picture)]))
 
 
 def _await_later_name(folder: Path) -> None:

@@ -72,16 +72,21 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 def append_line(path: Path, text: str, at: int | None = None) -> int:
-    """Append `text` and a newline in one write, so that a reader meets no broken complete line; return the new size.
+    """Append `text` and a newline as `append` does, so that a reader meets no broken complete line."""
+    return append(path, text.encode() + b"\n", at)
 
-    The line is not waited for; the name of a new file is.
+
+def append(path: Path, data: bytes, at: int | None = None) -> int:
+    """Append `data` in one write, and return the new size.
+
+    The data is not waited for; the name of a new file is.
 
     Args:
-        path: the file. text: the line, without its end.
+        path: the file. data: what is appended.
         at: where the file must end; what stands behind it is of a call that failed after its write, and is cut off.
 
     Raises:
-        OSError: the disk is full, read-only or gone; what was written of the line is taken back.
+        OSError: the disk is full, read-only or gone; what was written of the data is taken back.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     try:
@@ -91,7 +96,6 @@ def append_line(path: Path, text: str, at: int | None = None) -> int:
         if at is not None and size > at:
             os.ftruncate(descriptor, at)
             size = at
-        data = text.encode() + b"\n"
         written = os.write(descriptor, data)
         if written < len(data):
             os.ftruncate(descriptor, size)
