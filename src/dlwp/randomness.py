@@ -9,9 +9,11 @@ The purposes in use: "order" (epoch), "augment" (step), "step" (step, rank, piec
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy
 import torch
@@ -24,8 +26,15 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     >>> derive(0, "order", 1) == derive(0, "order", 1) != derive(0, "order", 2)
     True
     """
-    text = f"{seed}/{purpose}/{'/'.join(map(str, counters))}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+    hashed = _begun(seed, purpose).copy()
+    hashed.update("/".join(map(str, counters)).encode())
+    return int.from_bytes(hashed.digest(), "little") >> 1
+
+
+@functools.lru_cache(maxsize=64)
+def _begun(seed: int, purpose: str) -> Any:
+    """Return the hash of what all the numbers of a purpose begin with; to be copied."""
+    return hashlib.blake2b(f"{seed}/{purpose}/".encode(), digest_size=8)
 
 
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:

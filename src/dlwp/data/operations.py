@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dlwp import randomness
 from dlwp.data.datasets import is_channels_last
+from dlwp.devices import sent
 from dlwp.errors import ConfigError
 
 
@@ -33,7 +34,7 @@ def _uniform(count: int, low: float, high: float, generator: torch.Generator) ->
 
 
 def _per_picture(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.device, like.dtype if like.is_floating_point() else values.dtype).view(-1, 1, 1, 1)
+    return sent(values.to(like.dtype) if like.is_floating_point() else values, like.device).view(-1, 1, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Crop:
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Crop (B, C, H, W)."""
         _need_pictures(inputs, "crop")
-        offsets = torch.randint(2 * self.padding + 1, (2, len(inputs)), generator=generator).to(inputs.device)
+        offsets = sent(torch.randint(2 * self.padding + 1, (2, len(inputs)), generator=generator), inputs.device)
         if is_channels_last(inputs):
             return self._cut(inputs.permute(0, 2, 3, 1).unsqueeze(1), offsets)[:, 0].permute(0, 3, 1, 2), targets
         return self._cut(inputs.contiguous().unsqueeze(-1), offsets)[..., 0], targets
@@ -132,7 +133,7 @@ class Flip:
             flipped = randomness.coins(seed, "flip", samples) ^ (epoch % 2 == 1)
         else:
             flipped = torch.rand(len(inputs), generator=generator) < self.probability
-        choice = (torch.arange(len(inputs)) + len(inputs) * flipped).to(inputs.device)
+        choice = sent(torch.arange(len(inputs)) + len(inputs) * flipped, inputs.device)
         if is_channels_last(inputs):
             pixels = inputs.permute(0, 2, 3, 1)
             return torch.cat([pixels, pixels.flip(2)]).index_select(0, choice).permute(0, 3, 1, 2), targets
@@ -213,7 +214,7 @@ class Colour:
 def _box(inputs: Tensor, heights: Tensor, widths: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
     """Return a mask (B, 1, H, W) of a box in each picture; all arguments (B,) in pixels."""
     heights, widths, tops, lefts = (
-        values.to(inputs.device).view(-1, 1, 1, 1) for values in (heights, widths, tops, lefts)
+        sent(values, inputs.device).view(-1, 1, 1, 1) for values in (heights, widths, tops, lefts)
     )
     y = torch.arange(inputs.shape[2], device=inputs.device).view(1, 1, -1, 1)
     x = torch.arange(inputs.shape[3], device=inputs.device).view(1, 1, 1, -1)
@@ -247,7 +248,7 @@ class Erasing:
         widths = (areas / ratios).sqrt().round().clamp(1, width).long()
         tops = (torch.rand(count, generator=generator) * (height - heights + 1)).long()
         lefts = (torch.rand(count, generator=generator) * (width - widths + 1)).long()
-        colours = torch.rand(count, channels, 1, 1, generator=generator).to(inputs.device, inputs.dtype)
+        colours = sent(torch.rand(count, channels, 1, 1, generator=generator), inputs.device).to(inputs.dtype)
         return torch.where(_box(inputs, heights * erased, widths, tops, lefts), colours, inputs), targets
 
     def __str__(self) -> str:
@@ -289,7 +290,7 @@ class Mixup:
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Mix (B, ...) and targets (B,) or (B, ...)."""
         share = _share(self.alpha, generator)
-        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+        order = sent(torch.randperm(len(inputs), generator=generator), inputs.device)
         targets = _mixed_targets(targets, order, share, self.num_classes, "mixup")
         return share * inputs + (1 - share) * inputs[order], targets
 
@@ -315,7 +316,7 @@ class Cutmix:
         """Mix (B, C, H, W) and targets (B,) or (B, K)."""
         _need_pictures(inputs, "cutmix")
         side = math.sqrt(1 - _share(self.alpha, generator))
-        order = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+        order = sent(torch.randperm(len(inputs), generator=generator), inputs.device)
         height, width = inputs.shape[-2:]
         y, x = (int(torch.randint(size, (), generator=generator)) for size in (height, width))
         top, bottom = (min(max(round(y + sign * side * height / 2), 0), height) for sign in (-1, 1))
@@ -365,7 +366,7 @@ class Cutout:
 
 def _warp(inputs: Tensor, matrices: Tensor) -> Tensor:
     """Sample pictures where (B, 2, 3) matrices say, in coordinates of [-1, 1]; black outside."""
-    grid = F.affine_grid(matrices.to(inputs.device, inputs.dtype), list(inputs.shape), align_corners=False)
+    grid = F.affine_grid(sent(matrices, inputs.device).to(inputs.dtype), list(inputs.shape), align_corners=False)
     return F.grid_sample(inputs, grid, padding_mode="zeros", align_corners=False)
 
 
@@ -440,7 +441,7 @@ class RandAugment:
             for number, change in enumerate(_CHANGES):
                 members = (chosen == number).nonzero().view(-1)
                 if number and len(members):
-                    places = members.to(inputs.device)
+                    places = sent(members, inputs.device)
                     inputs[places] = change(inputs[places], signs[members] * self.magnitude / 10)
         return inputs, targets
 

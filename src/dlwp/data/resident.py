@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from dlwp import randomness
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.facts import name_of
+from dlwp.devices import sent
 from dlwp.errors import ConfigError
 
 _SHARE = 0.3
@@ -78,7 +79,7 @@ class ResidentLoader:
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches (inputs, targets) of epoch `number` from batch `start` on; what is before costs nothing."""
         order = self.order.of(number)
-        there = order.to(self.device)
+        there = sent(order, self.device)
         for first in range(start, len(self), self._at_once):
             bounds = self.order.bounds(first, self._at_once)
             pair = self._held.batch(there[bounds])

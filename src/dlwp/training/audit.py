@@ -51,4 +51,6 @@ def link(chain: str, indices: Tensor) -> str:
         chain: before it, hexadecimal, "" at the start.
         indices: of the batch's samples, int64 (B,), on the host.
     """
-    return hashlib.sha256(bytes.fromhex(chain) + indices.numpy().tobytes()).hexdigest()
+    hashed = hashlib.sha256(bytes.fromhex(chain))
+    hashed.update(indices.numpy().data)
+    return hashed.hexdigest()

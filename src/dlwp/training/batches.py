@@ -53,7 +53,7 @@ def size_of(batch: Any) -> int:
             batch = batch[0]
             continue
         batch = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
-    return len(batch)
+    return batch.shape[0]
 
 
 def targets_of(batch: Any) -> Any:

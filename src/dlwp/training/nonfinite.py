@@ -6,7 +6,6 @@ Knows nothing of why it happened, but finds the module where it arose.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,9 @@ LEAST_SCALE = 2.0**-10
 """The scale of the loss in fp16 below which it is not overflow that makes its gradients infinite."""
 
 
+_HALVES = (torch.float16, torch.bfloat16)
+
+
 class Guard:
     """Decides whether a step may be taken, by `trainer.on_nonfinite`.
 
@@ -37,18 +39,18 @@ class Guard:
     skip: the step is left out, and buffers (batch statistics) are put back, as are the sums of the epoch's metrics.
     rollback: weights, buffers and optimizer return to the last checkpoint; training goes on with the next batch.
 
-    On the CPU, and for skip and rollback, the verdict is read at each step. Elsewhere, with a fused optimizer and
-    "stop", it stays on the device, where it keeps the optimizer from stepping, and is read when values are logged.
+    On the CPU, and for skip and rollback, the verdict is read at each step. Elsewhere, with "stop", it stays on the
+    device and is read when values are logged. Until then it keeps fused optimizers from stepping, and others get
+    gradients of 0.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._policy = trainer.settings.on_nonfinite
-        fused = all(group.get("fused") for group in trainer.optimizer.param_groups)
-        self._deferred = trainer.device.type != "cpu" and self._policy == "stop" and fused
-        self._bad_step: Tensor | None = None
-        self._one: Tensor | None = None
-        self._looked_at, self._alike = 0, False  # how many gradients, and whether they are alike
+        self._deferred = trainer.device.type != "cpu" and self._policy == "stop"
+        self._since_bad: Tensor | None = None  # the steps since the first that was not finite, that one included
+        self._found: Tensor | None = None  # 1 once a loss or a gradient was not finite; else 0
+        self._looked_at, self._alike = 0, False  # how many values, and whether they are alike
         self._buffers: list[Tensor] = []
         self._kept_buffers: list[Tensor] = []
         self._good: dict[str, Any] | None = None
@@ -70,11 +72,15 @@ class Guard:
         Raises:
             NonFiniteError: the policy is "stop", or its limit is reached.
         """
+        if gradients and loss.dtype in _HALVES:  # of a step that computes its loss within autocast
+            loss = loss.to(gradients[0].dtype)
+        found = self._look([loss, *gradients])
         if self._deferred:
-            self._remember(torch.isfinite(loss) & (self._bad(gradients) == 0) if gradients else torch.isfinite(loss))
+            self._remember(found)
             return True
-        if math.isfinite(loss.item()) and not (gradients and self._bad(gradients).item()):
+        if not found.item():
             return True
+        found.zero_()
         progress = self._trainer.state.progress
         if self._policy == "skip" and progress.skipped < MAX_SKIPS:
             progress.skipped += 1
@@ -94,17 +100,17 @@ class Guard:
             return False
         raise self._error(loss, batch, progress.step + 1)
 
-    def _bad(self, values: Sequence[Tensor]) -> Tensor:
-        """Return 1 where a value is NaN or infinite, else 0, on their device."""
-        if self._one is None or len(values) != self._looked_at:
+    def _look(self, values: list[Tensor]) -> Tensor:
+        """Return a tensor on the device that is 1 if one of the values, or one looked at before, is not finite."""
+        if self._found is None or len(values) != self._looked_at:
             self._looked_at, self._alike = len(values), _are_alike(values)
-            self._one = torch.ones((), device=values[0].device)
+            self._found = torch.zeros((), device=values[0].device) if self._found is None else self._found
+            self._one = torch.ones_like(self._found)
         if self._alike:
-            found = torch.zeros_like(self._one)
-            torch._amp_foreach_non_finite_check_and_unscale_(list(values), found, self._one)
-            return found
-        norms = torch.stack([value.norm().to(self._one.device) for value in values])
-        return torch.isfinite(norms).all().logical_not()
+            torch._amp_foreach_non_finite_check_and_unscale_(values, self._found, self._one)
+            return self._found
+        norms = torch.stack([value.norm().to(self._found.device) for value in values])
+        return torch.maximum(self._found, torch.isfinite(norms).all().logical_not().float(), out=self._found)
 
     def read_verdict(self) -> None:
         """Read a verdict that was left on the device; waits for it.
@@ -117,7 +123,8 @@ class Guard:
             raise NonFiniteError(
                 f"gradients are not finite at step {step}, however small the loss is scaled (fp16).{self._way_out()}"
             )
-        if self._bad_step is not None and (step := int(self._bad_step)) >= 0:
+        if self._since_bad is not None and (count := int(self._since_bad)):
+            step = self._trainer.state.progress.step - count + 1
             raise NonFiniteError(f"the loss or a gradient is not finite at step {step}.{self._way_out()}")
 
     def keep(self) -> None:
@@ -159,14 +166,19 @@ class Guard:
                 value.copy_(self._good["ema"][name])
         return int(self._good["step"])
 
-    def _remember(self, finite: Tensor) -> None:
-        step = self._trainer.state.progress.step + 1
-        if self._bad_step is None:
-            self._bad_step = torch.full((), -1, dtype=torch.int64, device=finite.device)
-        self._bad_step = torch.where((self._bad_step < 0) & ~finite, step, self._bad_step)
+    def _remember(self, found: Tensor) -> None:
+        """Count the step if it, or one before it, was not finite; keep it from the weights, without a wait."""
+        if self._since_bad is None:
+            self._since_bad = torch.zeros_like(found)
+        self._since_bad.add_(found)
         optimizer: Any = self._trainer.optimizer
-        optimizer.grad_scale = None
-        optimizer.found_inf = (self._bad_step >= 0).float()  # fused kernels leave the weights alone where this is 1
+        for one in getattr(optimizer, "optimizers", (optimizer,)):
+            one.grad_scale, one.found_inf = None, found  # fused kernels leave the weights alone where this is 1
+        groups = [group for group in optimizer.param_groups if not group.get("fused")]
+        gradients = [one.grad for group in groups for one in group["params"] if one.grad is not None]
+        bad = found.bool() if gradients else found
+        for gradient in gradients:
+            gradient.masked_fill_(bad, 0)
 
     def _error(self, loss: Tensor, batch: Any, step: int) -> NonFiniteError:
         progress = self._trainer.state.progress

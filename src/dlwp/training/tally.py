@@ -50,7 +50,7 @@ class Tally:
             return
         outputs = outputs.detach() if isinstance(outputs, Tensor) else outputs
         self._batches.append((outputs, targets))
-        self._bytes += sum(part.nbytes if isinstance(part, Tensor) else _MOST_BYTES for part in (outputs, targets))
+        self._bytes += outputs.nbytes + targets.nbytes if isinstance(targets, Tensor) else _MOST_BYTES
         if self._bytes > _MOST_BYTES:
             self._sum_up()
 

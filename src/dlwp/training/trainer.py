@@ -23,6 +23,7 @@ from dlwp.criteria import weight_of
 from dlwp.errors import DataError, RunError
 from dlwp.metrics import monitored
 from dlwp.models.views import with_views
+from dlwp.optimizers import take_step
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import Chain
@@ -201,7 +202,7 @@ class Trainer:
                 self._scaler.step(self.optimizer)
                 self._scaler.update()
             else:
-                self.optimizer.step()
+                take_step(self.optimizer)
             if self.state.averaged is not None:
                 self.state.averaged.update(self.model, progress.step + 1)
             self.tally.add("loss", loss, targets_of(batch))
@@ -226,7 +227,7 @@ class Trainer:
         norms = [] if clip is None else [nn.utils.clip_grad_norm_(self._trainable, clip)]
         if self._scaler is not None:
             return []
-        return norms or [value.grad for value in self._trainable if value.grad is not None]
+        return norms or [gradient for value in self._trainable if (gradient := value.grad) is not None]
 
     # ---- what follows a step --------------------------------------------------------------------------------------
 
