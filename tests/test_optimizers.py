@@ -12,7 +12,7 @@ from dlwp.models.cnn import CNN
 from dlwp.models.mlp import MLP
 from dlwp.models.resnet import ResNet
 from dlwp.models.vit import ViT
-from dlwp.optimizers import Chained, Muon, assemble, default_lr, lookahead, orthogonalised, parameter_groups
+from dlwp.optimizers import Chained, Muon, assemble, default_lr, lookahead, orthogonalised, parameter_groups, take_step
 from dlwp.parts import instantiate
 
 
@@ -250,6 +250,29 @@ def test_a_chain_survives_a_copy_and_a_checkpoint() -> None:
         _descend(one, of, 3)
     for other in (copied, loaded):
         assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+
+
+def test_a_step_without_the_profilers_mark_hears_hooks_and_counters() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1)
+    weight.grad = torch.ones(3)
+    with torch.profiler.profile() as quiet:
+        pass
+    take_step(optimizer)
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 0.9))
+    heard = []
+    handle = optimizer.register_step_post_hook(lambda *_: heard.append("hook"))
+    take_step(optimizer)
+    handle.remove()
+    take_step(optimizer)
+    assert heard == ["hook"]
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    take_step(optimizer)
+    scheduler.step()  # warns where the optimizer has not stepped, and warnings are errors here
+    with torch.profiler.profile() as profiler:
+        take_step(torch.optim.SGD([weight], lr=0.1))
+    assert "Optimizer.step#SGD.step" in [event.key for event in profiler.key_averages()]
+    assert not quiet.key_averages()
 
 
 def test_unit_rows_scale_the_matrix_before_the_step() -> None:

@@ -26,7 +26,9 @@ def forecast_lines(parts: Parts) -> list[str]:
     """Take a few steps on a copy of the model, and return the expected time, memory and disk, a line each."""
     trial = dataclasses.replace(
         parts,
-        settings=dataclasses.replace(parts.settings, max_steps=_STEPS, log_every=10**9, compile=False, max_time=None),
+        settings=dataclasses.replace(
+            parts.settings, max_steps=_STEPS, log_every=10**9, compile=False, cuda_graphs=False, max_time=None
+        ),
     )
     assert parts.optimizer is not None
     copied = copy.deepcopy(

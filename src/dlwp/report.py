@@ -32,6 +32,8 @@ def machine_line(parts: Parts) -> str:
         pieces.append(_reasoned("channels_last", parts.reason("trainer.channels_last")))
     if settings.compile:
         pieces.append("torch.compile")
+    if settings.cuda_graphs:
+        pieces.append("CUDA graphs")
     if settings.deterministic:
         pieces.append("deterministic")
     return _BAR.join(pieces)

@@ -59,6 +59,7 @@ class TrainerSettings:
     precision: str = "auto"
     channels_last: bool | str = "auto"
     compile: bool = False
+    cuda_graphs: bool = False
     accumulate: int | str = 1
     clip_norm: float | None = None
     ema_decay: float | None = None

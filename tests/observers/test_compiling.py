@@ -44,7 +44,7 @@ def told(model: nn.Module, count: int) -> tuple[list[str], list[str]]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     parts: list[Any] = [hearing, Compiling()]
     trainer = Trainer(model, nn.CrossEntropyLoss(), optimizer, TrainerSettings(epochs=2, log_every=1), observers=parts)
-    trainer._compute = torch.compile(model, backend="eager")  # type: ignore[assignment]
+    trainer.passes._step = torch.compile(trainer.step_function, backend="eager")
     trainer.fit(ResidentLoader(ArrayDataset(torch.randn(count, 4), torch.randint(2, (count,))), 8))
     return [re.sub(r"[\d.]+ s;", "... s;", text) for text in hearing.said], trainer.warnings
 

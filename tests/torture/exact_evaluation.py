@@ -145,7 +145,7 @@ def _gradients(size: int, pieces: tuple[int, ...]) -> int:
         for number in pieces:
             settings = TrainerSettings(accumulate=number)
             trainer = Trainer(model, criterion, torch.optim.SGD(model.parameters(), lr=0.1), settings)
-            trainer._forward_and_backward(batch)
+            trainer.passes.loss(batch)
             for value, other in zip(model.parameters(), expected, strict=True):
                 worst = float((value.grad - other).abs().max() / other.abs().max().clamp_min(1e-12))
                 require(worst < 1e-6, f"{kind}: gradient of {number} pieces of {size} is off by {worst:.1e}")
@@ -300,10 +300,10 @@ def _unweighted(job: Callable[[], Any]) -> Callable[[Path], None]:
     """Let each batch, or piece, count the same, as a mean of means does."""
 
     def do(folder: Path) -> None:
-        from dlwp.training import evaluation, trainer
+        from dlwp.training import evaluation, passes
 
         evaluation.weight_of = lambda criterion, batch: 1.0  # type: ignore[assignment]
-        trainer.weight_of = lambda criterion, batch: 1.0 if len(batch[0]) == 7 else 1 / 3  # type: ignore[assignment]
+        passes.weight_of = lambda criterion, batch: 1.0 if len(batch[0]) == 7 else 1 / 3  # type: ignore[assignment]
         job()
 
     return do

@@ -136,10 +136,10 @@ def _skip(fault: str, at: int) -> None:
     _require_finite(trainer)
     other = _trainer("", "skip", accumulate=2 if fault == "last piece" else 1)
     take = other._take_step
-    forward = other._forward_and_backward
+    forward = other.passes.loss
     kept: dict[str, Any] = {}
 
-    def forward_without(batch: Any) -> Tensor:
+    def loss_without(batch: Any) -> Tensor:
         kept["buffers"] = {name: value.clone() for name, value in other.model.named_buffers()}
         return forward(batch)
 
@@ -154,7 +154,7 @@ def _skip(fault: str, at: int) -> None:
         else:
             take(loss, batch)
 
-    other._forward_and_backward, other._take_step = forward_without, take_without
+    other.passes.loss, other._take_step = loss_without, take_without
     _fit(other, Batches())
     expected = _state(other)
     for name, value in _state(trainer).items():
@@ -205,9 +205,9 @@ def _averages() -> None:
 def _half() -> None:
     """An overflow in fp16 is no error, with clipping too."""
     trainer = _trainer("", "stop", clip_norm=1.0)
-    trainer._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     require(not _fit(trainer, Batches()), "an overflow of the scaled gradient ended the run")
-    require(trainer._scaler.get_scale() < 2.0**127, "the scale was not lowered: nothing overflowed")
+    require(trainer.scaler.get_scale() < 2.0**127, "the scale was not lowered: nothing overflowed")
 
 
 def _trials(scale: Scale) -> list[Trial]:

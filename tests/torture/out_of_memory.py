@@ -251,9 +251,9 @@ def _say_nothing() -> None:
 
 def _weigh_alike() -> None:
     """Let each piece of a batch of 30 count the same, though they are of 8 and of 7 samples."""
-    from dlwp.training import trainer
+    from dlwp.training import passes
 
-    trainer.weight_of = lambda criterion, batch: 1.0 if len(batch[0]) == 30 else 0.25  # type: ignore[assignment]
+    passes.weight_of = lambda criterion, batch: 1.0 if len(batch[0]) == 30 else 0.25  # type: ignore[assignment]
 
 
 def _know_no_memory() -> None:

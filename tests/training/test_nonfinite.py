@@ -11,6 +11,7 @@ from torch import nn
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
 from dlwp.errors import NonFiniteError
+from dlwp.optimizers import Chained, Muon
 from dlwp.settings import TrainerSettings
 from dlwp.training.trainer import Trainer
 
@@ -58,6 +59,27 @@ def test_weights_that_are_not_finite_are_named_before_a_save(of: str, name: str)
 
 def test_an_overflow_of_fp16_is_no_error_with_clipping_too() -> None:
     trainer = trainer_of(clip_norm=1.0)
-    trainer._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     assert trainer.fit(loader()).exit == "done"
-    assert trainer._scaler.get_scale() < 2.0**127
+    assert trainer.scaler.get_scale() < 2.0**127
+
+
+OPTIMIZERS = {
+    "fused": lambda layers: torch.optim.SGD(layers.parameters(), lr=0.1, momentum=0.9, fused=True),
+    "not fused": lambda layers: torch.optim.AdamW(layers.parameters(), lr=0.1, foreach=True),
+    "chained": lambda layers: Chained(
+        [Muon([layers[0].weight], lr=0.1), torch.optim.SGD([layers[0].bias, *layers[1].parameters()], 0.1, fused=True)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_verdict_left_on_the_device_keeps_the_weights_and_names_the_first_step(name: str) -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    trainer = Trainer(layers, nn.MSELoss(), OPTIMIZERS[name](layers), TrainerSettings(epochs=1))
+    trainer.guard._deferred = True  # as on a card
+    with pytest.raises(NonFiniteError, match="^the loss or a gradient is not finite at step 3"):
+        trainer.fit(loader(poisoned=9))
+    assert trainer.state.progress.step == 5
+    assert all(bool(torch.isfinite(value).all()) for value in layers.parameters())

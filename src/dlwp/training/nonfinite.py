@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dlwp import devices, randomness
 from dlwp.errors import NonFiniteError
+from dlwp.models.fault import first_not_finite
 from dlwp.training.batches import split_result
 
 if TYPE_CHECKING:
@@ -173,12 +174,14 @@ class Guard:
         self._since_bad.add_(found)
         optimizer: Any = self._trainer.optimizer
         for one in getattr(optimizer, "optimizers", (optimizer,)):
-            one.grad_scale, one.found_inf = None, found  # fused kernels leave the weights alone where this is 1
-        groups = [group for group in optimizer.param_groups if not group.get("fused")]
-        gradients = [one.grad for group in groups for one in group["params"] if one.grad is not None]
-        bad = found.bool() if gradients else found
-        for gradient in gradients:
-            gradient.masked_fill_(bad, 0)
+            if any(group.get("fused") for group in one.param_groups):
+                one.grad_scale, one.found_inf = None, found  # fused kernels leave weights alone where this is 1
+                continue
+            bad = found.bool()
+            for group in one.param_groups:
+                for parameter in group["params"]:
+                    if parameter.grad is not None:
+                        parameter.grad.masked_fill_(bad, 0)
 
     def _error(self, loss: Tensor, batch: Any, step: int) -> NonFiniteError:
         progress = self._trainer.state.progress
@@ -200,27 +203,13 @@ class Guard:
     def first_module(self, batch: Any) -> str:
         """Replay a batch and return the first module whose output is not finite, quoted, or a word for the rest."""
         trainer = self._trainer
-        found: list[str] = []
 
-        def watch(name: str) -> Any:
-            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                    found.append(f"'{name}'" if name else "the model's output")
+        def forward() -> Tensor:
+            randomness.seed_step(trainer.seed, trainer.state.progress.step, 0, 0, trainer.device)
+            with devices.autocast(trainer.device, trainer.precision):
+                return split_result(trainer.step_function(trainer.model, batch, trainer.criterion)[0])[0]
 
-            return hook
-
-        leaves = [(name, module) for name, module in trainer.model.named_modules() if not list(module.children())]
-        handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
-        randomness.seed_step(trainer.seed, trainer.state.progress.step, 0, 0, trainer.device)
-        try:
-            with torch.no_grad(), devices.autocast(trainer.device, trainer.precision):
-                loss, _ = split_result(trainer.step_function(trainer.model, batch, trainer.criterion)[0])
-        finally:
-            for handle in handles:
-                handle.remove()
-        if found:
-            return found[0]
-        return "the criterion" if not bool(torch.isfinite(loss).all()) else "a gradient"
+        return first_not_finite(trainer.model, forward)
 
 
 def _are_alike(values: Sequence[Tensor]) -> bool:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dlwp import devices, randomness
-from dlwp.criteria import weight_of
+from dlwp import devices
 from dlwp.errors import DataError, RunError
 from dlwp.metrics import monitored
 from dlwp.models.views import with_views
@@ -27,11 +26,11 @@ from dlwp.optimizers import take_step
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import Chain
-from dlwp.training.batches import Loader, StepFunction, is_pair, size_of, split_result, supervised_step, targets_of
+from dlwp.training.batches import Loader, StepFunction, size_of, supervised_step, targets_of
 from dlwp.training.dispatch import Dispatch
 from dlwp.training.evaluation import evaluate
 from dlwp.training.nonfinite import Guard
-from dlwp.training.pieces import Pieces
+from dlwp.training.passes import Passes
 from dlwp.training.rates import Rates
 from dlwp.training.state import AveragedWeights, Stateful, TrainState
 from dlwp.training.tally import Tally
@@ -107,10 +106,8 @@ class Trainer:
         self.monitor, self.monitor_mode = monitored(self.settings.monitor, self.settings.monitor_mode, metrics or {})
         self.precision = "fp32" if self.settings.precision == "auto" else self.settings.precision
         self.step_function: StepFunction = step or getattr(type(model), "training_step", None) or supervised_step
-        tuned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self._parameters = list(dict.fromkeys([*tuned, *model.parameters()]))
-        self._compute: nn.Module = torch.compile(model) if self.settings.compile else model  # type: ignore[assignment]
-        self._scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+        self._evaluated: Any = torch.compile(model) if self.settings.compile else model
+        self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
         self._metrics = copy.deepcopy(dict(metrics or {}))
         self._confusion = confusion
         self.tally = Tally(metrics or {}, criterion)
@@ -128,8 +125,8 @@ class Trainer:
             if isinstance(part, Stateful):
                 count = sum(type(part).__name__ == name.partition("#")[0] for name in stateful)
                 stateful[f"{type(part).__name__}#{count + 1}" if count else type(part).__name__] = part
-        self.state = TrainState(model, optimizer, scheduler, averaged, self._scaler, stateful)
-        self._pieces = Pieces(self)
+        self.state = TrainState(model, optimizer, scheduler, averaged, self.scaler, stateful)
+        self.passes = Passes(self)
 
     # ---- the loop -------------------------------------------------------------------------------------------------
 
@@ -151,8 +148,9 @@ class Trainer:
                 self.model.train()
                 for batch in train.epoch(progress.epoch, progress.position):
                     self.spend("data" if self.last_batch is not None else "start")
-                    loss = self._forward_and_backward(batch)
-                    self._take_step(loss, batch)
+                    self.guard.begin_step()
+                    self.last_batch = batch
+                    self._take_step(self.passes.loss(batch), batch)
                     self._settle()
                     if self._stop is not None or progress.step >= self.total_steps:
                         break
@@ -163,44 +161,16 @@ class Trainer:
             raise
         return self._end(self._stop.exit if self._stop else "done", None)
 
-    def _forward_and_backward(self, batch: Any) -> Tensor:
-        """Return the loss of the batch, its gradient accumulated over pieces that are weighted by their samples."""
-        self.guard.begin_step()
-        for parameter in self._parameters:  # what optimizer.zero_grad does, in a thirtieth of its time
-            parameter.grad = None
-        self.last_batch = batch
-        return self._pieces.compute(batch, self._accumulate)
-
-    def _accumulate(self, pieces: list[Any]) -> Tensor:
-        total: Tensor | None = None
-        for number, piece in enumerate(pieces):
-            randomness.seed_step(self.seed, self.state.progress.step, 0, number, self.device)
-            with devices.autocast(self.device, self.precision):
-                result, outputs = self.step_function(self._compute, piece, self.criterion)
-            loss, further = split_result(result)
-            if len(pieces) > 1:
-                loss = loss * (weight_of(self.criterion, piece) / weight_of(self.criterion, self.last_batch))
-            self.spend("forward")
-            (self._scaler.scale(loss) if self._scaler is not None else loss).backward()
-            self.spend("backward")
-            total = loss.detach() if total is None else total + loss.detach()
-            if outputs is not None and is_pair(piece):
-                self.tally.update(outputs, piece[1])
-            for name, value in further.items():
-                self.tally.add(name, value.detach() if isinstance(value, Tensor) else value, targets_of(piece))
-        assert total is not None
-        return total
-
     def _take_step(self, loss: Tensor, batch: Any) -> None:
         """Step the optimizer, unless the guard finds loss or gradient not finite; count the step either way."""
         progress = self.state.progress
         self._rates.before_step(progress)
-        if self._scaler is not None:
-            self._scaler.unscale_(self.optimizer)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         if self.guard.allows_step(loss, self._gradients(), batch):
-            if self._scaler is not None:
-                self._scaler.step(self.optimizer)
-                self._scaler.update()
+            if self.scaler is not None:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
             else:
                 take_step(self.optimizer)
             if self.state.averaged is not None:
@@ -225,7 +195,7 @@ class Trainer:
         """
         clip = self.settings.clip_norm
         norms = [] if clip is None else [nn.utils.clip_grad_norm_(self._trainable, clip)]
-        if self._scaler is not None:
+        if self.scaler is not None:
             return []
         return norms or [gradient for value in self._trainable if (gradient := value.grad) is not None]
 
@@ -314,7 +284,7 @@ class Trainer:
         try:
             with self._evaluated_weights(), devices.autocast(self.device, self.precision):
                 values = evaluate(
-                    with_views(self._compute, self.settings.tta), loader.epoch(), self.criterion, self._metrics,
+                    with_views(self._evaluated, self.settings.tta), loader.epoch(), self.criterion, self._metrics,
                     step=self.step_function, tally=self._confusion, on_batch=on_batch,
                 )  # fmt: skip
         except (RuntimeError, MemoryError) as error:
@@ -468,7 +438,7 @@ class Trainer:
     @property
     def loss_scale(self) -> float:
         """The factor on the loss in fp16, else 1; waits for the device."""
-        return 1.0 if self._scaler is None else float(self._scaler.get_scale())
+        return 1.0 if self.scaler is None else float(self.scaler.get_scale())
 
     @property
     def elapsed_s(self) -> float:
