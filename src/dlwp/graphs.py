@@ -28,15 +28,20 @@ class Captured:
     Args:
         job: (batch) -> nested tensors; it leaves gradients, and waits for nothing.
         parameters: whose gradients those are.
+        compiled: whether the job is compiled.
 
     Raises:
-        ConfigError: when called, the job cannot be captured.
+        ConfigError: the parameters are on no card, or the job is compiled; or, when called, it cannot be captured.
 
     Source:
         Nguyen, Carilli et al. 2021, Accelerating PyTorch with CUDA Graphs (pytorch.org/blog).
     """
 
-    def __init__(self, job: Callable[[Any], Any], parameters: Sequence[Tensor]) -> None:
+    def __init__(self, job: Callable[[Any], Any], parameters: Sequence[Tensor], *, compiled: bool = False) -> None:
+        device = parameters[0].device.type
+        if compiled or device != "cuda":
+            why = "beside trainer.compile" if compiled else f"on {device}"
+            raise ConfigError(f"trainer.cuda_graphs does not work {why}. trainer.cuda_graphs=false")
         self._job, self._parameters = job, parameters
         self._shapes: Any = None
         self._calls = 0

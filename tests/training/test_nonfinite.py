@@ -79,7 +79,7 @@ def test_a_verdict_left_on_the_device_keeps_the_weights_and_names_the_first_step
     layers = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     trainer = Trainer(layers, nn.MSELoss(), OPTIMIZERS[name](layers), TrainerSettings(epochs=1))
     trainer.guard._deferred = True  # as on a card
-    with pytest.raises(NonFiniteError, match="^the loss or a gradient is not finite at step 3"):
+    with pytest.raises(NonFiniteError, match=r"^the loss or a gradient is not finite at step 3\."):
         trainer.fit(loader(poisoned=9))
     assert trainer.state.progress.step == 5
     assert all(bool(torch.isfinite(value).all()) for value in layers.parameters())

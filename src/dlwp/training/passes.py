@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dlwp import devices, randomness
 from dlwp.criteria import weight_of
-from dlwp.errors import ConfigError
 from dlwp.graphs import Captured
 from dlwp.training.batches import is_pair, split_result, targets_of
 from dlwp.training.pieces import Pieces
@@ -35,10 +34,9 @@ class Passes:
         self._step = torch.compile(trainer.step_function) if settings.compile else trainer.step_function
         tuned = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
         self._parameters = list(dict.fromkeys([*tuned, *trainer.model.parameters()]))
-        self._captured = Captured(self._compute, self._parameters) if settings.cuda_graphs else None
-        if settings.cuda_graphs and (trainer.device.type != "cuda" or settings.compile):
-            why = "beside trainer.compile" if settings.compile else f"on {trainer.device.type}"
-            raise ConfigError(f"trainer.cuda_graphs does not work {why}. trainer.cuda_graphs=false")
+        self._captured = (
+            Captured(self._compute, self._parameters, compiled=settings.compile) if settings.cuda_graphs else None
+        )
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, detached; its gradient is where the optimizer finds it."""
