@@ -43,6 +43,7 @@ class Captured:
             why = "beside trainer.compile" if compiled else f"on {device}"
             raise ConfigError(f"trainer.cuda_graphs does not work {why}. trainer.cuda_graphs=false")
         self._job, self._parameters = job, parameters
+        self._stream = torch.cuda.Stream()
         self._shapes: Any = None
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -54,9 +55,11 @@ class Captured:
         if self._graph is None:
             self._calls = self._calls + 1 if shapes == self._shapes else 1
             self._shapes = shapes
-            if self._calls > _WARM_UP:
-                self._capture(batch)
-        if self._graph is None or (shapes, structure) != (self._shapes, self._structure):
+            if self._calls <= _WARM_UP:
+                return self._warm_up(batch)
+            self._capture(batch)
+            assert self._graph is not None
+        if (shapes, structure) != (self._shapes, self._structure):
             return self._job(batch)
         torch._foreach_copy_(self._inputs, [part for part in parts if isinstance(part, Tensor)])
         self._graph.replay()
@@ -64,13 +67,22 @@ class Captured:
             parameter.grad = gradient
         return tree_map_only(Tensor, lambda one: one.detach().clone(), self._results)
 
+    def _warm_up(self, batch: Any) -> Any:
+        """Call the job in the stream of the capture: torch notes the stream in which a gradient is first added."""
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            results = self._job(batch)
+        current.wait_stream(self._stream)
+        return results
+
     def _capture(self, batch: Any) -> None:
         held = tree_map_only(Tensor, Tensor.clone, batch)
         parts, self._structure = tree_flatten(held)
         self._inputs = [part for part in parts if isinstance(part, Tensor)]
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, stream=self._stream):
                 self._results = self._job(held)
         except RuntimeError as error:
             why = " ".join(str(error).split())[:120]
