@@ -55,10 +55,13 @@ def batch_weights(criterion: Any, targets: Sequence[Any]) -> list[float]:
         criterion: as there.
         targets: of each batch; or, of a batch that is no pair, its weight.
     """
-    counting = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and criterion.weight is None
-    kinds = {(one.shape, one.dtype) if isinstance(one, Tensor) else None for one in targets}
-    if counting and len(kinds) == 1 and (kind := kinds.pop()) is not None and not kind[1].is_floating_point:
-        return list(map(float, (torch.stack(list(targets)) != criterion.ignore_index).flatten(1).sum(1).tolist()))
+    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and criterion.weight is None:
+        try:
+            joined = torch.stack(list(targets))
+        except (RuntimeError, TypeError):  # of several shapes, or no tensors
+            joined = torch.zeros(())
+        if not joined.is_floating_point():
+            return list(map(float, (joined != criterion.ignore_index).flatten(1).sum(1).tolist()))
     weights = [one if isinstance(one, float) else batch_weight(criterion, one) for one in targets]
     return [float(weight) for weight in weights]
 

@@ -264,10 +264,8 @@ def _determination(count: float, *sums: float) -> float:
 
 
 def _add(metric: Any, *values: Any) -> None:
-    for place, value in enumerate(values):
-        if isinstance(value, Tensor):
-            value = value.to(metric.sums.device)
-        metric.sums[place] += value
+    found = [value if isinstance(value, Tensor) else torch.tensor(value) for value in values]
+    metric.sums += torch.stack([value.to(metric.sums) for value in found])
 
 
 def _is_binary(outputs: Tensor) -> bool:

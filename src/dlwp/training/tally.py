@@ -93,10 +93,9 @@ class Tally:
             for value, weight in zip(means, weights, strict=True):
                 sums[0] += value * weight
                 sums[1] += weight
-        batches = self._batches
-        together = [tuple(map(torch.cat, zip(*batches, strict=True)))] if _are_alike(batches) else batches
+        together = _joined(self._batches)
         for metric in self._metrics.values():
-            for outputs, targets in together if getattr(metric, "counting", False) else batches:
+            for outputs, targets in together if getattr(metric, "counting", False) else self._batches:
                 metric.update(outputs, targets)
         self._forget()
 
@@ -125,8 +124,10 @@ def _numbers(values: list[Any]) -> list[float]:
     return [float(value) for value in values]
 
 
-def _are_alike(batches: list[tuple[Any, Any]]) -> bool:
-    """Return whether all are of tensors that can be joined along the first axis."""
-    if not all(isinstance(part, Tensor) and part.ndim for pair in batches for part in pair):
-        return False
-    return len({tuple((part.shape[1:], part.dtype) for part in pair) for pair in batches}) == 1
+def _joined(batches: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Return batches as one, joined along the first axis, where they are tensors of one shape; else as they are."""
+    try:
+        outputs, targets = zip(*batches, strict=True)
+        return [(torch.cat(outputs), torch.cat(targets))]
+    except (RuntimeError, TypeError, ValueError):
+        return batches
