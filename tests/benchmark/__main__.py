@@ -15,7 +15,9 @@ from benchmark import peers
 from benchmark.rounds import Claim
 from dlwp.runs.environment import processor
 
-MEASUREMENTS = ("step", "data", "workers", "pack", "whole", "recipe", "start", "compile", "scale", "peers")
+MEASUREMENTS = (
+    "step", "data", "workers", "pack", "whole", "recipe", "start", "verdict", "compile", "scale", "peers",
+)  # fmt: skip
 
 NEEDED = {
     "workers": ("photos", "transfer"), "pack": ("cifar10", "transfer"),
