@@ -65,7 +65,7 @@ class Captured:
         self._graph.replay()
         for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
             parameter.grad = gradient
-        return tree_map_only(Tensor, lambda one: one.detach().clone(), self._results)
+        return tree_map_only(Tensor, Tensor.clone, self._results)
 
     def _warm_up(self, batch: Any) -> Any:
         """Call the job in the stream of the capture: torch notes the stream in which a gradient is first added."""
@@ -83,7 +83,7 @@ class Captured:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
-                self._results = self._job(held)
+                self._results = tree_map_only(Tensor, Tensor.detach, self._job(held))
         except RuntimeError as error:
             why = " ".join(str(error).split())[:120]
             raise ConfigError(

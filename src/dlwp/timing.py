@@ -96,7 +96,7 @@ def _predicted(rest: float, making: float, busy: float, workers: int) -> float:
     """
     threads = 0 if torch.cuda.is_available() else torch.get_num_threads()
     processors = devices.usable_processors()
-    crowding = _CROWDING if 1 < threads and threads + workers > processors else 1.0
+    crowding = _CROWDING if threads > 1 and threads + workers > processors else 1.0
     return max(rest, making / workers, (rest * threads + crowding * busy) / processors)
 
 
