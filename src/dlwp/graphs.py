@@ -37,7 +37,7 @@ class Captured:
         Nguyen, Carilli et al. 2021, Accelerating PyTorch with CUDA Graphs (pytorch.org/blog).
     """
 
-    def __init__(self, job: Callable[[Any], Any], parameters: Sequence[Tensor], *, compiled: bool = False) -> None:
+    def __init__(self, job: Callable[[Any], Any], parameters: Sequence[Tensor], compiled: bool = False) -> None:
         device = parameters[0].device.type
         if compiled or device != "cuda":
             why = "beside trainer.compile" if compiled else f"on {device}"

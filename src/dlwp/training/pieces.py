@@ -40,11 +40,9 @@ class Pieces:
 
     def compute(self, batch: Any, job: Callable[[list[Any]], Tensor]) -> Tensor:
         """Return job(pieces of `batch`), tried again with smaller pieces where memory runs out and may be saved."""
-        if self._fixed == 1 and not self._auto:
-            return job([batch])
         most = max(1, size_of(batch) // self._least)
         if not self._auto:
-            return job(cut(batch, min(self._fixed, most)))
+            return job([batch] if self._fixed == 1 else cut(batch, min(self._fixed, most)))
         trainer = self._trainer
         buffers = [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
         sums = trainer.tally.state_dict()
