@@ -55,15 +55,19 @@ def batch_weights(criterion: Any, targets: Sequence[Any]) -> list[float]:
         criterion: as there.
         targets: of each batch; or, of a batch that is no pair, its weight.
     """
-    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and criterion.weight is None:
-        try:
-            joined = torch.stack(list(targets))
-        except (RuntimeError, TypeError):  # of several shapes, or no tensors
-            joined = torch.zeros(())
-        if not joined.is_floating_point():
-            return list(map(float, (joined != criterion.ignore_index).flatten(1).sum(1).tolist()))
+    counting = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and criterion.weight is None
+    stacked = _stacked(targets) if counting else None
+    if stacked is not None and not stacked.is_floating_point():
+        return list(map(float, (stacked != criterion.ignore_index).flatten(1).sum(1).tolist()))
     weights = [one if isinstance(one, float) else batch_weight(criterion, one) for one in targets]
     return [float(weight) for weight in weights]
+
+
+def _stacked(targets: Sequence[Any]) -> Tensor | None:
+    try:
+        return torch.stack(list(targets))
+    except (RuntimeError, TypeError):  # of several shapes, or no tensors
+        return None
 
 
 def weight_of(criterion: Any, batch: Any) -> float | Tensor:

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import random
 from collections.abc import Iterator
-from typing import Any
 
 import numpy
 import torch
@@ -26,15 +25,8 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
     >>> derive(0, "order", 1) == derive(0, "order", 1) != derive(0, "order", 2)
     True
     """
-    hashed = _begun(seed, purpose).copy()
-    hashed.update("/".join(map(str, counters)).encode())
-    return int.from_bytes(hashed.digest(), "little") >> 1
-
-
-@functools.lru_cache(maxsize=64)
-def _begun(seed: int, purpose: str) -> Any:
-    """Return the hash of what all the numbers of a purpose begin with; to be copied."""
-    return hashlib.blake2b(f"{seed}/{purpose}/".encode(), digest_size=8)
+    text = f"{seed}/{purpose}/{'/'.join(map(str, counters))}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
 
 
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
@@ -74,7 +66,7 @@ def seed_step(seed: int, step: int, rank: int, piece: int, device: torch.device)
         torch.mps.manual_seed(value)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=512)  # more than a step has pieces
 def _step_seeds(seed: int, block: int, rank: int, piece: int) -> list[int]:
     """Return the seeds of 64 steps: together they take a quarter of the time that they take one by one."""
     return [derive(seed, "step", step, rank, piece) for step in range(64 * block, 64 * block + 64)]

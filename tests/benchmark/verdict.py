@@ -80,11 +80,11 @@ def claims(rounds: int) -> list[Claim]:
     """Measure in turn: without workers, as advised, and a model that is slow itself."""
     predicted, brought, silent, costs = [], [], 0, []
     for number in range(rounds):
-        cpu_ms, width = ("0.5", "1024") if number % 2 else ("1.0", "1024")
-        plain = in_process("verdict", cpu_ms, width, "data.num_workers=0")
+        slow = ("0.5" if number % 2 else "1.0", "1024")
+        plain = in_process("verdict", *slow, "data.num_workers=0")
         if plain["advice"]:
             word, factor = plain["advice"]
-            followed = in_process("verdict", cpu_ms, width, word)
+            followed = in_process("verdict", *slow, word)
             predicted.append(float(factor))
             brought.append(followed["per_s"] / plain["per_s"])
         silent += not in_process("verdict", "0.02", "4096", "data.num_workers=0")["waits"]

@@ -177,11 +177,9 @@ class Guard:
             if any(group.get("fused") for group in one.param_groups):
                 one.grad_scale, one.found_inf = None, found  # fused kernels leave weights alone where this is 1
                 continue
-            bad = found.bool()
-            for group in one.param_groups:
-                for parameter in group["params"]:
-                    if parameter.grad is not None:
-                        parameter.grad.masked_fill_(bad, 0)
+            bad, parameters = found.bool(), [each for group in one.param_groups for each in group["params"]]
+            for gradient in [each.grad for each in parameters if each.grad is not None]:
+                gradient.masked_fill_(bad, 0)
 
     def _error(self, loss: Tensor, batch: Any, step: int) -> NonFiniteError:
         progress = self._trainer.state.progress

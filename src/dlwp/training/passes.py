@@ -34,8 +34,7 @@ class Passes:
         self._step = torch.compile(trainer.step_function) if settings.compile else trainer.step_function
         tuned = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
         self._parameters = list(dict.fromkeys([*tuned, *trainer.model.parameters()]))
-        captured = settings.cuda_graphs
-        self._captured = Captured(self._compute, self._parameters, settings.compile) if captured else None
+        self._captured = Captured(self._compute, self._parameters, settings.compile) if settings.cuda_graphs else None
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, detached; its gradient is where the optimizer finds it."""
@@ -47,9 +46,9 @@ class Passes:
     def _accumulate(self, pieces: list[Any]) -> Tensor:
         trainer = self._trainer
         total: Tensor | None = None
+        whole = len(pieces) == 1
         for number, piece in enumerate(pieces):
             randomness.seed_step(trainer.seed, trainer.state.progress.step, 0, number, trainer.device)
-            whole = len(pieces) == 1
             loss, further, outputs = self._captured(piece) if whole and self._captured else self._compute(piece, whole)
             trainer.spend("backward")
             total = loss if total is None else total + loss
@@ -70,6 +69,5 @@ class Passes:
             loss = loss * (weight_of(trainer.criterion, piece) / weight_of(trainer.criterion, self._batch))
         trainer.spend("forward")
         (trainer.scaler.scale(loss) if trainer.scaler is not None else loss).backward()
-        if further:
-            further = {name: one.detach() if isinstance(one, Tensor) else one for name, one in further.items()}
+        further = {name: one.detach() if isinstance(one, Tensor) else one for name, one in further.items()}
         return loss.detach(), further, outputs

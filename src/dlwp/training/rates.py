@@ -97,7 +97,7 @@ class Rates:
     def _factors(self, progress: Progress) -> list[float]:
         cycles = progress.cycles
         start, end = cycles[0] if len(cycles) == 1 else next(one for one in cycles[::-1] if one[0] <= progress.step)
-        step = (progress.step if progress.step < end else max(end - 1, start)) - start
+        step = min(progress.step, max(end - 1, start)) - start
         found = self._scheduler(step, end - start, self._steps_per_epoch)
         return found if isinstance(found, list) else [float(found)] * len(self._optimizer.param_groups)
 

@@ -50,7 +50,8 @@ class Tally:
             return
         outputs = outputs.detach() if isinstance(outputs, Tensor) else outputs
         self._batches.append((outputs, targets))
-        self._bytes += outputs.nbytes + targets.nbytes if isinstance(targets, Tensor) else _MOST_BYTES
+        for part in (outputs, targets):
+            self._bytes += part.nbytes if isinstance(part, Tensor) else _MOST_BYTES
         if self._bytes > _MOST_BYTES:
             self._sum_up()
 
@@ -125,9 +126,11 @@ def _numbers(values: list[Any]) -> list[float]:
 
 
 def _joined(batches: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Return batches as one, joined along the first axis, where they are tensors of one shape; else as they are."""
+    """Return batches as one, joined along the first axis, where they are tensors that fit; else as they are."""
+    if not batches:
+        return batches
+    outputs, targets = zip(*batches, strict=True)
     try:
-        outputs, targets = zip(*batches, strict=True)
         return [(torch.cat(outputs), torch.cat(targets))]
-    except (RuntimeError, TypeError, ValueError):
+    except (RuntimeError, TypeError):  # of several shapes, or no tensors
         return batches
