@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -62,13 +63,15 @@ def compare(sides: Mapping[str, Callable[[], float]], rounds: int) -> Comparison
 def in_process(module: str, *words: str) -> dict[str, Any]:
     """Run `python -m benchmark.<module> words` in a process and a folder of its own; return the JSON of its last line.
 
+    The byte code of a module is kept, as it is wherever dlwp is installed, also where the environment forbids it.
+
     Raises:
         RuntimeError: it ended with an error; what it said is in the message.
     """
+    keeping = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmark.{module}", *words], cwd=folder, capture_output=True, text=True
-        )
+        done = subprocess.run([sys.executable, "-m", f"benchmark.{module}", *words], cwd=folder, env=keeping,
+                              capture_output=True, text=True)  # fmt: skip
         if done.returncode:
             raise RuntimeError(f"benchmark.{module} {' '.join(words)}: {done.stderr.strip()[-2000:]}")
         return dict(json.loads(done.stdout.strip().splitlines()[-1]))

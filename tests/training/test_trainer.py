@@ -16,7 +16,7 @@ from dlwp.errors import CallbackError, NonFiniteError
 from dlwp.metrics import Accuracy
 from dlwp.schedules import Cosine, OneCycle
 from dlwp.settings import TrainerSettings
-from dlwp.training.events import EpochEnded, Evaluated, Logged, Settled, StepEnded, Stop
+from dlwp.training.events import EpochEnded, Evaluated, EvaluationStep, Logged, Settled, StepEnded, Stop
 from dlwp.training.trainer import Trainer
 
 SAMPLES = 97  # odd on purpose: the last batch is small
@@ -215,6 +215,25 @@ def test_evaluation_does_not_change_the_training() -> None:
         trainer_of(model, TrainerSettings(epochs=2, eval_every=every)).fit(loader(), loader(shuffle=False))
         ends.append(weights(model))
     assert torch.equal(*ends)
+
+
+class Gradients:
+    """Keeps whether any parameter has a gradient while an evaluation goes on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self.found: list[bool] = []
+
+    def on_evaluation_step(self, event: EvaluationStep) -> None:
+        self.found.append(any(parameter.grad is not None for parameter in self._model.parameters()))
+
+
+def test_no_gradient_is_kept_while_an_evaluation_goes_on() -> None:
+    model = network()
+    gradients = Gradients(model)
+    trainer_of(model, TrainerSettings(epochs=2), observers=[gradients]).fit(loader(), loader(shuffle=False))
+    assert gradients.found
+    assert not any(gradients.found)
 
 
 def poisoned(sample: int = 40) -> ArrayDataset:

@@ -39,25 +39,28 @@ class Passes:
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, detached; its gradient is where the optimizer finds it."""
         self._batch = batch
-        for parameter in self._parameters:  # what optimizer.zero_grad does, in a thirtieth of its time
-            parameter.grad = None
+        self.drop_gradients()
         return self._pieces.compute(batch, self._accumulate)
+
+    def drop_gradients(self) -> None:
+        """Do what `optimizer.zero_grad` does, in a thirtieth of its time."""
+        for parameter in self._parameters:
+            parameter.grad = None
 
     def _accumulate(self, pieces: list[Any]) -> Tensor:
         trainer = self._trainer
-        total: Tensor | None = None
+        losses: list[Tensor] = []
         whole = len(pieces) == 1
         for number, piece in enumerate(pieces):
             randomness.seed_step(trainer.seed, trainer.state.progress.step, 0, number, trainer.device)
             loss, further, outputs = self._captured(piece) if whole and self._captured else self._compute(piece, whole)
             trainer.spend("backward")
-            total = loss if total is None else total + loss
+            losses.append(loss)
             if outputs is not None and is_pair(piece):
                 trainer.tally.update(outputs, piece[1])
             for name, value in further.items():
                 trainer.tally.add(name, value, targets_of(piece))
-        assert total is not None
-        return total
+        return sum(losses[1:], losses[0])
 
     def _compute(self, piece: Any, whole: bool = True) -> tuple[Tensor, dict[str, Any], Any]:
         """Add the gradient of a piece of the batch to what is there; return its loss, further numbers and outputs."""

@@ -115,7 +115,7 @@ class Trainer:
         self.guard = Guard(self)
         self._stop: events.Stop | None = None
         self._began = self._mark = 0.0
-        self._next_due = 0  # the step that a log, an evaluation or the end of the epoch follows
+        self._next_due = 0
         self._window_began = self._epoch_began = (0.0, 0)  # time, samples
         self._dispatch = Dispatch(self.observers, self.warn)
         self._rates = Rates(optimizer, scheduler, scheduler_interval, self.settings.extend)
@@ -273,6 +273,7 @@ class Trainer:
         """
         started = time.perf_counter()
         progress = self.state.progress
+        self.passes.drop_gradients()  # their memory is for what evaluation and saving need
         done = 0
 
         def on_batch(size: int) -> bool:
@@ -351,7 +352,7 @@ class Trainer:
         self.train_loader, self._val = train, val
         self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self._next_due = 0
+        self._next_due = 0  # the step that a log, an evaluation or the end of the epoch follows
         self._stop = None
         now = self._mark = time.perf_counter()
         self._began = now - progress.elapsed_s
@@ -363,10 +364,8 @@ class Trainer:
         extended = self._rates.plan(progress, self.total_steps, self.steps_per_epoch)
         if settings.detect_anomaly:
             torch.autograd.set_detect_anomaly(True)
-        record = events.Started(
-            self, progress.step, progress.epoch, self.total_steps, self.steps_per_epoch, settings.epochs
-        )
-        self.emit(record)
+        steps = self.total_steps, self.steps_per_epoch
+        self.emit(events.Started(self, progress.step, progress.epoch, *steps, settings.epochs))
         if extended is not None:
             self.say(f"extended {extended}")
         return progress
