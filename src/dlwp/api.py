@@ -104,7 +104,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     is_finished = checkpoint is not None and named is None and run.read_summary().get("exit") == "done"
     if is_finished and not any(check.split(word)[1] in _LENGTHS for word in config.words):
         return _say_finished(run, config, console)
-    parts = _build(config)
+    parts = _build(config, fresh=checkpoint is None)
     if checkpoint is not None:
         from dlwp.checkpoint import step_of
 
@@ -117,9 +117,11 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         _describe(run, config, parts, config_text)
     _say_summary(run, config, parts, console, others)
     point_latest(run.path)
+    from dlwp import features
     from dlwp.forecast import disk_warnings
     from dlwp.observers.stopping import Signals
 
+    parts = features.once(parts, console.say)
     with Signals(resuming.command(run.path, config.trusted)) as signals:
         observers = _observers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
@@ -169,13 +171,13 @@ def _say_finished(run: RunFolder, config: Config, console: Console) -> Run:
     return Run(run.path, run.read_summary())
 
 
-def _build(config: Config, *, for_training: bool = True) -> Parts:
+def _build(config: Config, *, for_training: bool = True, fresh: bool = True) -> Parts:
     from dlwp.build import Builder
     from dlwp.parts import Trust
 
     typed = [word.lstrip("+~").partition("=")[0] for word in config.typed]
     builder = Builder(config.values, Trust(not config.foreign, config.trusted), typed)
-    return builder.build() if for_training else builder.build_for_evaluation()
+    return builder.build(fresh=fresh) if for_training else builder.build_for_evaluation()
 
 
 def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> None:

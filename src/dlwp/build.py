@@ -17,20 +17,25 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dlwp import devices, optimizers, randomness, schedules
-from dlwp.data import resident, splits, streaming
-from dlwp.data.augment import BatchTransform, build_ops
-from dlwp.data.datasets import ArrayDataset, Facts, Splits, size
+from dlwp import devices, optimizers, randomness, schedules, weights
+from dlwp.data import loaders, splits
+from dlwp.data.datasets import Facts, Splits, size
 from dlwp.errors import ConfigError, did_you_mean
 from dlwp.metrics import ConfusionMatrix
-from dlwp.parts import Trust, build_nested, instantiate, locate, takes
-from dlwp.settings import DataKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
+from dlwp.models import pretrained, stages
+from dlwp.parts import Trust, build_nested, instantiate, locate, take_off, takes
+from dlwp.settings import DataKeys, ModelKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
 from dlwp.training.batches import Loader
 from dlwp.training.trainer import Trainer
 
 _OWN_KEYS = {
     group: tuple(one.name for one in dataclasses.fields(schema))
-    for group, schema in (("data", DataKeys), ("optimizer", OptimizerKeys), ("scheduler", SchedulerKeys))
+    for group, schema in (
+        ("data", DataKeys),
+        ("model", ModelKeys),
+        ("optimizer", OptimizerKeys),
+        ("scheduler", SchedulerKeys),
+    )
 }
 
 
@@ -60,6 +65,9 @@ class Parts:
     scheduler: Any = None
     scheduler_interval: str = "step"
     step: Any = None
+    weights: str | None = None
+    loaded: pretrained.Loaded | None = None
+    frozen: stages.Frozen | None = None
     decisions: list[Decision] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -80,15 +88,17 @@ class Parts:
     def trainer(self, observers: list[Any]) -> Trainer:
         """Return the trainer of these parts."""
         assert self.optimizer is not None
-        own_step = self.step is not None or hasattr(type(self.model), "training_step")  # its outputs need be no classes
+        own_step = not isinstance(self.step, stages.HeadStep | None) or hasattr(type(self.model), "training_step")
         classes = None if own_step or self.data.facts.task != "classification" else self.data.facts.num_classes
         confusion = ConfusionMatrix(classes).to(self.device) if classes else None
-        return Trainer(
+        trainer = Trainer(
             self.model, self.criterion, self.optimizer, self.settings,
             scheduler=self.scheduler, scheduler_interval=self.scheduler_interval, metrics=self.metrics,
             observers=observers, step=self.step, confusion=confusion,
-            device=self.device, seed=self.seed,
+            device=self.device, seed=self.seed, frozen=self.frozen,
         )  # fmt: skip
+        trainer.state.data = self.data.facts.record()
+        return trainer
 
 
 class Builder:
@@ -106,28 +116,37 @@ class Builder:
         self._typed = frozenset(typed)
         self._trust = trust
         self._seed = values["seed"]
+        self._weights: pretrained.Weights | None = None
         self._decisions: list[Decision] = []
         self._warnings: list[str] = []
 
-    def build(self) -> Parts:
+    def build(self, *, fresh: bool = True) -> Parts:
         """Build everything for training.
+
+        Args:
+            fresh: the weights that the model is to begin with are put in; else they come with a checkpoint.
 
         Raises:
             ConfigError, DataError, MachineError: something does not fit or is not there.
         """
-        parts = self.build_for_evaluation()
+        parts = self.build_for_evaluation(fresh=fresh)
+        keys = ModelKeys(**self._take_off("model", ModelKeys)[1])
+        frozen = stages.freeze(parts.model, keys.freeze, parts.data.facts.num_classes)
+        if frozen is not None and parts.settings.unfreeze_at is not None:
+            frozen.thaw(parts.model)  # the optimizer is to have all
         if hasattr(parts.model, "init_from"):  # weights that begin from the data, of the first training batch
             with torch.no_grad():
                 parts.model.init_from(next(iter(parts.loaders["train"].epoch(0)))[0])  # type: ignore[operator]
-        parts.optimizer = self._optimizer(parts.model)
+        parts.optimizer = self._optimizer(parts.model, parts.data.facts)
+        parts.frozen = stages.freeze(parts.model, keys.freeze, parts.data.facts.num_classes)
         parts.scheduler, parts.scheduler_interval = self._scheduler(parts)
         own = [group.pop("scheduler", None) for group in parts.optimizer.param_groups]
         parts.scheduler = schedules.by_group(parts.scheduler, own)
         self._check_monitor(parts)
         return parts
 
-    def build_for_evaluation(self) -> Parts:
-        """Build data, model, criterion, metrics and loaders: what evaluation needs."""
+    def build_for_evaluation(self, *, fresh: bool = False) -> Parts:
+        """Build data, model, criterion, metrics and loaders: what evaluation needs; `fresh` as in `build`."""
         settings = TrainerSettings(**self._values["trainer"])
         if settings.deterministic:
             devices.use_deterministic_algorithms()
@@ -135,9 +154,15 @@ class Builder:
         devices.limit_threads()
         devices.keep_freed_memory()
         self._decide("device", str(device), reason, stored=False)
+        section, own = self._take_off("model", ModelKeys)
+        if fresh:
+            target = locate(section["_target_"], "model._target_", self._trust)
+            self._weights = weights.chosen(target, section, ModelKeys(**own))
         data, keys = self._data()
         randomness.seed_everything(self._seed)
         model = self._model(data.facts)
+        begun = self._weights
+        loaded = pretrained.load_into(model, begun.load(), begun.name) if begun is not None else None
         traits = devices.Traits.of(model)
         settings = self._computation(settings, device, traits, data.facts)
         dtype = torch.float64 if settings.precision == "fp64" else torch.float32
@@ -148,7 +173,8 @@ class Builder:
         metrics = self._metrics(device)
         step = self._step(settings)
         parts = Parts(data, model, criterion, metrics, device, settings, self._seed, step=step)
-        parts.decisions, parts.warnings = self._decisions, self._warnings
+        parts.loaded, parts.weights = loaded, begun.name if begun is not None else None
+        parts.decisions, parts.warnings = self._decisions, [*self._warnings, *data.warnings]
         parts.loaders = self._loaders(data, keys, device, settings, dtype)
         return parts
 
@@ -160,7 +186,9 @@ class Builder:
 
     def _data(self) -> tuple[Splits, DataKeys]:
         section, own = self._take_off("data", DataKeys)
+        section, own = self._as_trained(section), self._as_trained(own)
         keys = DataKeys(**own)
+        self._skips_itself = "on_error" in section
         found = instantiate(section, "data", self._trust)
         data = splits.as_splits(found)
         if data.val is None and keys.val_fraction > 0:
@@ -174,59 +202,27 @@ class Builder:
                 self._decide(f"data.{name}", value, data.facts.sources.get(name, "from the training split"))
         return data, keys
 
+    def _as_trained(self, section: dict[str, Any]) -> dict[str, Any]:
+        """Return a section of data with each `auto` filled that the weights of the model answer."""
+        answers = weights.answers(self._weights, section)
+        return {
+            name: self._decide(f"data.{name}", *answers[name]) if value == "auto" and name in answers else value
+            for name, value in section.items()
+        }
+
     def _loaders(
         self, data: Splits, keys: DataKeys, device: torch.device, settings: TrainerSettings, dtype: torch.dtype
     ) -> dict[str, Loader]:
-        kind, workers = self._loader_kind(data, keys, device)
-        augment = build_nested(keys.augment, "data.augment", self._trust)
-        found: dict[str, Loader] = {}
-        for name in ("train", "val", "test"):
-            dataset = getattr(data, name)
-            if dataset is None or len(dataset) == 0:
-                continue
-            train = name == "train"
-            transform = BatchTransform(
-                build_ops(augment) if train else [], data.facts.mean, data.facts.std,
-                seed=self._seed, train=train, num_classes=data.facts.num_classes, dtype=dtype,
-            )  # fmt: skip
-            options: dict[str, Any] = {
-                "seed": self._seed, "shuffle": train, "device": device, "transform": transform,
-                "drop_last": train and keys.drop_last, "limit_batches": settings.limit_batches,
-                "channels_last": settings.channels_last,
-            }  # fmt: skip
-            batch_size = keys.batch_size if train else self._eval_batch_size(keys)
-            if kind == "memory":
-                found[name] = resident.ResidentLoader(dataset, batch_size, **options)
-            else:
-                options |= {"num_workers": workers, "timeout_s": keys.timeout_s, "on_error": keys.on_error}
-                found[name] = streaming.StreamingLoader(dataset, batch_size, **options)
-        return found
-
-    def _loader_kind(self, data: Splits, keys: DataKeys, device: torch.device) -> tuple[str, int]:
-        fits, reason = resident.fits(data.train, device)
-        kind = keys.loader
-        if kind == "auto":
-            kind = self._decide("data.loader", "memory" if fits else "workers", reason, stored=False)
-        elif kind == "memory" and not isinstance(data.train, ArrayDataset):
-            raise ConfigError(f"data.loader=memory needs arrays: {reason}. data.loader=workers")
-        if kind == "memory" and keys.on_error == "skip":
-            raise ConfigError("data.on_error=skip is for data.loader=workers; data held in memory was read before")
-        if kind == "memory":
-            return kind, 0
-        if keys.num_workers == "auto":
-            workers, reason = streaming.default_workers()
-            return kind, self._decide("data.num_workers", workers, reason, stored=False)
-        return kind, int(keys.num_workers)
-
-    @staticmethod
-    def _eval_batch_size(keys: DataKeys) -> int:
-        # without gradients a batch holds far less, and a larger one is faster
-        return max(256, keys.batch_size) if keys.eval_batch_size == "auto" else int(keys.eval_batch_size)
+        return loaders.loaders_of(
+            data, keys, settings, augment=build_nested(keys.augment, "data.augment", self._trust), seed=self._seed,
+            device=device, dtype=dtype, skips_itself=self._skips_itself,
+            decide=functools.partial(self._decide, stored=False),
+        )  # fmt: skip
 
     # ---- model, criterion, metrics --------------------------------------------------------------------------------
 
     def _model(self, facts: Facts) -> nn.Module:
-        section = self._filled(self._section("model"), "model", facts)
+        section = self._filled(self._take_off("model", ModelKeys)[0], "model", facts.answers())
         target = locate(section.get("_target_"), "model._target_", self._trust)
         wrong = "function" if inspect.isbuiltin(target) else "class" if isinstance(target, type) else None
         if wrong and not (isinstance(target, type) and issubclass(target, nn.Module)):
@@ -238,8 +234,7 @@ class Builder:
             )
         return model
 
-    def _filled(self, section: Mapping[str, Any], key: str, facts: Facts) -> dict[str, Any]:
-        answers = facts.answers()
+    def _filled(self, section: Mapping[str, Any], key: str, answers: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
         filled = dict(section)
         for name, value in section.items():
             if value != "auto":
@@ -272,7 +267,7 @@ class Builder:
                 value = self._decide(f"criterion.{name}", *splits.class_weights(data))
             if isinstance(value, list):
                 section[name] = torch.tensor(value, dtype=torch.float32)
-        section = self._filled(section, "criterion", data.facts)
+        section = self._filled(section, "criterion", data.facts.answers())
         found = instantiate(section, "criterion", self._trust)
         return found if isinstance(found, nn.Module) else _Function(found)
 
@@ -296,7 +291,7 @@ class Builder:
 
     # ---- optimizer, scheduler -------------------------------------------------------------------------------------
 
-    def _optimizer(self, model: nn.Module) -> Optimizer:
+    def _optimizer(self, model: nn.Module, facts: Facts) -> Optimizer:
         section, own = self._take_off("optimizer", OptimizerKeys)
         keys = OptimizerKeys(**own)
         target = locate(section.get("_target_"), "optimizer._target_", self._trust)
@@ -318,7 +313,13 @@ class Builder:
             if takes(target, "fused"):
                 section["fused"] = self._decide("optimizer.fused", True, "one kernel for all parameters", stored=False)
         make = functools.partial(instantiate, trust=self._trust)
-        optimizer = optimizers.assemble(model, section, target, keys.decay_norms_and_biases, keys.groups or [], make)
+        entries, flat = keys.groups or [], keys.decay_norms_and_biases
+        if keys.backbone_lr_scale != 1.0 or keys.layer_decay is not None:
+            if entries:
+                raise ConfigError("optimizer.groups sets the rates: leave backbone_lr_scale and layer_decay out")
+            apart = stages.backbone_of(model, facts.num_classes)
+            entries = optimizers.graded(model, section, apart, keys.backbone_lr_scale, keys.layer_decay, flat)
+        optimizer = optimizers.assemble(model, section, target, flat, entries, make)
         return optimizers.lookahead(optimizer, keys.lookahead) if keys.lookahead else optimizer
 
     def _scheduler(self, parts: Parts) -> tuple[Any, str]:
@@ -370,11 +371,7 @@ class Builder:
     def _take_off(self, group: str, schema: type) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return a section without the keys that dlwp reads itself, and those; a constructor's own argument stays."""
         section = self._section(group)
-        target = locate(section["_target_"], f"{group}._target_", self._trust)
-        names = [one.name for one in dataclasses.fields(schema)]
-        own = {name: section[name] for name in names if name in section}
-        rest = {name: value for name, value in section.items() if name not in own or takes(target, name)}
-        return rest, own
+        return take_off(section, schema, locate(section["_target_"], f"{group}._target_", self._trust))
 
 
 class _Function(nn.Module):

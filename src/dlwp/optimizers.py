@@ -115,6 +115,37 @@ def assemble(
     return Chained([main, *others]) if others else main
 
 
+def graded(
+    model: nn.Module,
+    section: Mapping[str, Any],
+    stages: Sequence[Sequence[str]],
+    scale: float,
+    decay: float | None,
+    decay_norms_and_biases: bool,
+) -> list[dict[str, Any]]:
+    """Return entries of `groups` by which a backbone is trained at lower rates than the head.
+
+    Stage n of N, counted from 0, gets lr · scale · decay^(N - n).
+
+    Args:
+        section: the optimizer's, with its lr. stages: names of the parameters of each, first to last.
+        scale, decay: of the rate; decay None is 1. decay_norms_and_biases: as in `assemble`.
+
+    Source: Howard and Ruder 2018, arXiv 1801.06146, section 3.2; Bao et al. 2021, arXiv 2106.08254, appendix (decay).
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    entries = []
+    for number, names in enumerate(stages):
+        rate = float(section["lr"]) * scale * (decay or 1.0) ** (len(stages) - number)
+        for flat in (False, True):  # norms and biases apart, which need not decay
+            chosen = [name for name in names if name in trained and (trained[name].dim() < 2) == flat]
+            if chosen:
+                entries.append({"parameters": chosen, "lr": rate})
+                if flat and not decay_norms_and_biases and "weight_decay" in section:
+                    entries[-1]["weight_decay"] = 0.0
+    return entries
+
+
 def _matching(model: nn.Module, patterns: Any, taken: Sequence[Tensor], key: str) -> list[Tensor]:
     listed = [patterns] if isinstance(patterns, str) else list(patterns or ())
     if not listed:

@@ -5,6 +5,7 @@ Knows nothing of what the parts are for, and nothing of Hydra.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import inspect
@@ -35,8 +36,11 @@ _PLAIN = ("dlwp.metrics", "dlwp.schedules", "dlwp.optimizers", "dlwp.data.operat
 
 _FUNCTIONS = {
     "dlwp.data.images": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"),
+    "dlwp.data.imagefolder": ("imagefolder",),
     "dlwp.data.packed": ("packed",),
     "dlwp.data.synthetic": ("synthetic",),
+    "dlwp.models.timm": ("timm_network",),
+    "dlwp.models.torchvision": ("torchvision_network",),
 }
 """Module -> its functions that are parts; beside them, those that make torchvision's and timm's models."""
 
@@ -243,6 +247,19 @@ def build_nested(value: Any, key: str, trust: Trust | None) -> Any:
     if isinstance(value, list):
         return [build_nested(item, f"{key}[{index}]", trust) for index, item in enumerate(value)]
     return value
+
+
+def take_off(
+    section: Mapping[str, Any], schema: type, target: Callable[..., Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a section without the keys that dlwp reads itself, and those; a constructor's own argument stays.
+
+    Args:
+        schema: the dataclass of those keys. target: what the section's `_target_` stands for.
+    """
+    names = [one.name for one in dataclasses.fields(schema)]
+    own = {name: section[name] for name in names if name in section}
+    return {name: value for name, value in section.items() if name not in own or takes(target, name)}, own
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> None:

@@ -71,6 +71,7 @@ class TrainerSettings:
     monitor: str = "auto"
     monitor_mode: str = "auto"
     patience: int | None = None
+    unfreeze_at: str | None = None
     on_nonfinite: str = "stop"
     deterministic: bool = False
     detect_anomaly: bool = False
@@ -115,12 +116,23 @@ class DataKeys:
 
 
 @dataclass
+class ModelKeys:
+    """The keys of `model` that dlwp reads itself."""
+
+    pretrained: bool = False
+    weights: str | None = None
+    freeze: Any = "none"
+
+
+@dataclass
 class OptimizerKeys:
     """The keys of `optimizer` that dlwp reads itself."""
 
     decay_norms_and_biases: bool = True
     groups: Any = None
     lookahead: Any = None
+    backbone_lr_scale: float = 1.0
+    layer_decay: float | None = None
 
 
 @dataclass
@@ -162,6 +174,8 @@ MINIMUM: dict[str, float] = {
     "data.timeout_s": 0.1,
     "data.val_fraction": 0,
     "data.max_samples": 1,
+    "optimizer.backbone_lr_scale": 0,
+    "optimizer.layer_decay": 0,
 }
 """Keys with a least value."""
 
@@ -169,6 +183,7 @@ DURATIONS: dict[str, tuple[str, ...]] = {
     "trainer.max_time": ("time",),
     "trainer.eval_every": ("epoch", "step"),
     "trainer.checkpoint_every": ("epoch", "step", "time"),
+    "trainer.unfreeze_at": ("epoch", "step"),
 }
 """Keys that hold a duration, and the units that each takes."""
 

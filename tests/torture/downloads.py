@@ -112,7 +112,7 @@ def _body(seed: int) -> bytes:
 
 
 def _source(server: HostileServer, folder: Path) -> Any:
-    from dlwp.data.downloads import Source
+    from dlwp.downloads import Source
 
     digest = hashlib.sha256(server.body).hexdigest()
     return Source(folder / "data" / "set.bin", (server.url,), digest, "sha256")
@@ -120,7 +120,7 @@ def _source(server: HostileServer, folder: Path) -> Any:
 
 def _fetch(source: Any) -> str:
     """Fetch in this process; return how it ended."""
-    from dlwp.data import downloads
+    from dlwp import downloads
     from dlwp.errors import DataError
 
     try:
@@ -256,19 +256,19 @@ def _trials(scale: Scale) -> list[Trial]:
 
 
 def _believe() -> None:
-    from dlwp.data import downloads
+    from dlwp import downloads
 
     downloads.digest_of = lambda path, algorithm="md5": hashlib.sha256(_body(3)).hexdigest()
 
 
 def _without_locks() -> None:
-    from dlwp.data import downloads
+    from dlwp import downloads
 
     downloads.fcntl.flock = lambda *words: None  # type: ignore[attr-defined]
 
 
 def _without_ranges() -> None:
-    from dlwp.data import downloads
+    from dlwp import downloads
 
     request = downloads.Request
 

@@ -99,8 +99,8 @@ def guard(folder: Path) -> Callable[[], None]:
 
 def _unpack(archive: str, begin: Callable[[], None]) -> Callable[[], None]:
     def do() -> None:
+        from dlwp import downloads
         from dlwp.commands import entry
-        from dlwp.data import downloads
 
         begin()
         path = Path(archive).resolve()
@@ -202,7 +202,7 @@ def _check_no_config() -> None:
 def _extract_all() -> None:
     import tarfile
 
-    from dlwp.data import downloads
+    from dlwp import downloads
 
     def unpack(archive: Path, folder: Path, name: str) -> None:
         with tarfile.open(archive) as found:
@@ -214,7 +214,7 @@ def _extract_all() -> None:
 def _without_limits() -> None:
     import gzip
 
-    from dlwp.data import downloads
+    from dlwp import downloads
 
     downloads._RATIO = 10**9
     downloads.unpack_gzip = lambda packed, path, limit: path.write_bytes(gzip.decompress(packed.read_bytes()))  # type: ignore[assignment]

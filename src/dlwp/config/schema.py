@@ -21,7 +21,10 @@ from dlwp.errors import ConfigError, did_you_mean
 SECTIONS = {"trainer": settings.TrainerSettings, "logger": settings.LoggerSettings}
 """Sections that hold nothing but the keys of a dataclass."""
 
-PART_KEYS = {"data": settings.DataKeys, "optimizer": settings.OptimizerKeys, "scheduler": settings.SchedulerKeys}
+PART_KEYS = {
+    "data": settings.DataKeys, "model": settings.ModelKeys, "optimizer": settings.OptimizerKeys,
+    "scheduler": settings.SchedulerKeys,
+}  # fmt: skip
 """Parts of which dlwp reads some keys itself; the rest is the class's business."""
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -5,6 +5,7 @@ Knows nothing of how splits are made, facts found or samples fed.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,6 +85,7 @@ class Facts:
         num_classes: number of classes K, for classification.
         classes: their names, in the order of the indices.
         mean, std: per channel, of inputs scaled to [0, 1] (uint8 pictures) or as they are (floats).
+        form: how picture files were made to have the input shape: further arguments of `pictures.Form`.
     """
 
     task: str = "other"
@@ -93,7 +95,12 @@ class Facts:
     classes: list[str] | None = None
     mean: list[float] | None = None
     std: list[float] | None = None
+    form: dict[str, Any] | None = None
     sources: dict[str, str] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return what one must know of the data to use a model that was trained on it, fit for JSON."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name != "sources"}
 
     def answers(self) -> dict[str, tuple[Any, str]]:
         """Return what these facts answer for a key that is `auto`: name -> (value, reason)."""
@@ -117,7 +124,8 @@ class Facts:
 class Splits:
     """The splits of a data set. A data function returns one of these, or a plain `Dataset` (which is then `train`).
 
-    `notes` are short sentences for the summary: where the data was found, what was done to it.
+    `notes` are short sentences for the summary: where the data was found, what was done to it. `warnings` are such as
+    a person should look at.
     """
 
     train: Dataset[Any]
@@ -125,6 +133,7 @@ class Splits:
     test: Dataset[Any] | None = None
     facts: Facts = field(default_factory=Facts)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def present(self) -> dict[str, Dataset[Any]]:
         """Return the splits that there are, by name."""

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from dlwp.data import pictures
 from dlwp.data.datasets import ArrayDataset, Facts, Splits
-from dlwp.data.downloads import Source, UnreachableError, digest_of, fetch, is_page, unpack, unpack_gzip
 from dlwp.data.splits import cut_validation
+from dlwp.downloads import Source, UnreachableError, digest_of, fetch, is_page, unpack, unpack_gzip
 from dlwp.errors import DataError, MachineError, nearest
 
 _DIGITS = [str(digit) for digit in range(10)]

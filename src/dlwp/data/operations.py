@@ -7,7 +7,7 @@ that it is given, and computes on the device of the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -361,6 +361,43 @@ class Cutout:
         return f"cutout {self.size} px"
 
 
+@dataclass(frozen=True)
+class ResizedCrop:
+    """Cut out a part of random size, shape and place, and scale it to the old size (bilinear).
+
+    Args:
+        scale: least and largest part of the area, in (0, 1].
+        ratio: least and largest width by height.
+
+    Source: Szegedy et al. 2014, Going Deeper with Convolutions, arXiv 1409.4842, section 6.
+    """
+
+    scale: Sequence[float] = (0.35, 1.0)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
+            raise ConfigError(
+                "data.augment: resized_crop takes scale [least, largest] within (0, 1] and ratio [least, largest] above"
+                f" 0, got {list(self.scale)}, {list(self.ratio)}"
+            )
+
+    def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
+        """Crop (B, C, H, W)."""
+        _need_pictures(inputs, "resized_crop")
+        count = len(inputs)
+        area = _uniform(count, self.scale[0], self.scale[1], generator)
+        ratio = _uniform(count, math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
+        width, height = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
+        x, y = ((1 - side) * _uniform(count, -1, 1, generator) for side in (width, height))
+        zero = torch.zeros(count)
+        return _warp(inputs, torch.stack([width, zero, x, zero, height, y], 1).view(count, 2, 3)), targets
+
+    def __str__(self) -> str:
+        """Return the name and the scales."""
+        return f"resized crop of {self.scale[0]:.0%} to {self.scale[1]:.0%}"
+
+
 # ---- RandAugment ----------------------------------------------------------------------------------------------------
 
 
@@ -452,6 +489,6 @@ class RandAugment:
 
 OPERATIONS: dict[str, type[Any]] = {
     "crop": Crop, "flip": Flip, "colour": Colour, "erasing": Erasing, "mixup": Mixup, "cutmix": Cutmix,
-    "randaugment": RandAugment, "cutout": Cutout,
+    "randaugment": RandAugment, "cutout": Cutout, "resized_crop": ResizedCrop,
 }  # fmt: skip
 """The operations by the name under which `data.augment` knows them."""

@@ -41,7 +41,7 @@ class ResidentLoader:
         channels_last: whether pictures (B, C, H, W) come in the memory format (B, H, W, C).
 
     Attributes:
-        num_samples: samples used an epoch. batch_size: as given. order: of the samples.
+        num_samples: samples used an epoch. batch_size, transform: as given. order: of the samples.
         indices: of the samples in the last batch, int64 (B,), on the host.
     """
 
@@ -66,7 +66,7 @@ class ResidentLoader:
         self.device = torch.device(device)
         self._held = dataset.to(self.device)
         self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
-        self._transform = transform
+        self.transform = transform
         self._channels_last = channels_last
         self._at_once = self._batches_at_once(batch_size)
         self.indices: Tensor | None = None
@@ -84,7 +84,7 @@ class ResidentLoader:
             bounds = self.order.bounds(first, self._at_once)
             pair = self._held.batch(there[bounds])
             at = (number * len(self) + first, order[bounds], number)
-            batch = finish(pair, self._transform, at, self._channels_last)
+            batch = finish(pair, self.transform, at, self._channels_last)
             if self._at_once == 1:
                 self.indices = order[bounds]
                 yield batch
@@ -98,7 +98,7 @@ class ResidentLoader:
 
         Each begins at a multiple of 64 bytes, as a tensor of its own would: kernels may round otherwise elsewhere.
         """
-        if getattr(self._transform, "ops", ()) or not (self._transform is None or hasattr(self._transform, "ops")):
+        if getattr(self.transform, "ops", ()) or not (self.transform is None or hasattr(self.transform, "ops")):
             return 1
         row = max(1, self._held[0][0].numel())
         return max(1, _AT_ONCE // (4 * row * batch_size)) if row * batch_size % 64 == 0 == batch_size % 64 else 1

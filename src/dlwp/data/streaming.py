@@ -84,7 +84,7 @@ class StreamingLoader:
         self.order = Order(size(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
         self.num_samples = self.order.num_samples
         self.batch_size = batch_size
-        self._transform = transform
+        self.transform = transform
         self._channels_last = channels_last
         self.num_workers = num_workers
         self._timeout_s = timeout_s
@@ -130,7 +130,7 @@ class StreamingLoader:
                 self.num_read += len(indices)
                 moved = each(self._receiver.opened(batch), self._moved)  # from pinned memory that does not wait
                 at = (number * len(self) + position, self.indices, number)
-                yield finish(moved, self._transform, at, self._channels_last)
+                yield finish(moved, self.transform, at, self._channels_last)
 
     def _moved(self, value: Any) -> Any:
         return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value

@@ -122,6 +122,9 @@ class TrainState:
         averaged: the EMA weights, if they are kept.
         scaler: the gradient scaler of fp16, if there is one.
         others: further objects with state, by name: observers and callbacks.
+
+    Attributes:
+        data: what must be known of the data to use the model elsewhere, fit for JSON.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class TrainState:
         self.optimizer = optimizer
         self.averaged = averaged
         self.progress = Progress()
+        self.data: dict[str, Any] = {}
         self._given = [_options(group) for group in optimizer.param_groups]
         self._scheduler_owns_rates = isinstance(scheduler, torch.optim.lr_scheduler.LRScheduler)
         self._stateful: dict[str, Stateful] = dict(others or {})
@@ -166,7 +170,7 @@ class TrainState:
             except TypeError as error:
                 raise ConfigError(f"the state of {name} cannot be saved: {error}") from error
         progress = to_json(dataclasses.asdict(self.progress))
-        return {"progress": progress, "stateful": stateful, "classes": self._classes()}
+        return {"progress": progress, "stateful": stateful, "classes": self._classes(), "data": self.data}
 
     def load(self, tensors: dict[str, Any], record: dict[str, Any], *, exact: bool = True) -> list[str]:
         """Take back what `tensors` and `record` gave.

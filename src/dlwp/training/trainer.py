@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from dlwp import devices
 from dlwp.errors import DataError, RunError
 from dlwp.metrics import monitored
+from dlwp.models.stages import Frozen, to_training
 from dlwp.models.views import with_views
 from dlwp.optimizers import take_step
 from dlwp.settings import Duration, TrainerSettings
@@ -62,7 +63,7 @@ class Trainer:
         step: (model, batch, criterion) -> (loss, outputs); default: the model's own `training_step`, else
             `criterion(model(inputs), targets)`. The loss may be a dictionary with "loss" and further numbers to record.
         confusion: a `ConfusionMatrix` to fill at each evaluation, for observers.
-        device, seed: of the run.
+        device, seed: of the run. frozen: what `unfreeze_at` thaws.
 
     Example:
         >>> from dlwp.data.resident import ResidentLoader
@@ -91,8 +92,10 @@ class Trainer:
         confusion: Any = None,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        frozen: Frozen | None = None,
     ) -> None:
         self.model = model
+        self._frozen = frozen
         self.criterion = criterion
         self.optimizer = optimizer
         self.settings = settings or TrainerSettings()
@@ -145,9 +148,12 @@ class Trainer:
             self._settle()  # what a cut left undone
             while self._stop is None and progress.step < self.total_steps:
                 before = progress.step
-                self.model.train()
+                to_training(self.model)
                 for batch in train.epoch(progress.epoch, progress.position):
                     self.spend("data" if self.last_batch is not None else "start")
+                    if self._frozen is not None and progress.step >= self._thaw_step:
+                        self.say(f"thawed   {self._frozen.thaw(self.model)}, at step {progress.step:,}")
+                        self._frozen = None
                     self.guard.begin_step()
                     self.last_batch = batch
                     self._take_step(self.passes.loss(batch), batch)
@@ -351,7 +357,9 @@ class Trainer:
         progress.order = dict(getattr(getattr(train, "order", None), "options", {}))
         self.train_loader, self._val = train, val
         self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
-        self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._trainable = list(self.model.parameters())  # as far as they have a gradient
+        thaw = settings.unfreeze_at
+        self._thaw_step = self.total_steps if thaw is None else Duration.parse(thaw).steps(len(train))
         self._next_due = 0  # the step that a log, an evaluation or the end of the epoch follows
         self._stop = None
         now = self._mark = time.perf_counter()

@@ -37,7 +37,7 @@ class Source:
 
     Args:
         path: where it belongs. urls: where it lies, the first that answers is taken.
-        digest: its checksum, of the kind `algorithm` ("md5" or "sha256").
+        digest: its checksum, or how that begins, of the kind `algorithm` ("md5" or "sha256").
     """
 
     path: Path
@@ -116,7 +116,7 @@ def _complete(url: str, part: Path, source: Source, pause_s: float, timeout_s: f
     while True:
         _receive(url, part, source.path.name, pause_s, timeout_s, progress)
         found = digest_of(part, source.algorithm)
-        if found == source.digest:
+        if found.startswith(source.digest):
             return
         page = " (it looks like a web page)" if is_page(part) else ""
         files.remove(part)

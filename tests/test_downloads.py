@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dlwp.data import downloads
-from dlwp.data.downloads import Source, UnreachableError, fetch, unpack, unpack_gzip
+from dlwp import downloads
+from dlwp.downloads import Source, UnreachableError, fetch, unpack, unpack_gzip
 from dlwp.errors import DataError
 from torture.downloads import HostileServer
 

@@ -1,0 +1,259 @@
+"""Own pictures in folders of classes as a data set: its layout, what is wrong in it, and its decoding.
+
+Knows nothing of models; how large pictures are to be comes as arguments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dlwp import devices
+from dlwp.data import pictures
+from dlwp.data.datasets import ArrayDataset, Facts, Splits
+from dlwp.data.pictures import Form, Listing
+from dlwp.errors import ConfigError, DataError, nearest
+
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+_SHARE = 0.5  # of the free memory that decoded pictures may take
+_CHUNK = 32
+_SHOWN = 10
+
+
+def imagefolder(
+    root: str,
+    image_size: int = 224,
+    resize: int | None = None,
+    interpolation: str = "bilinear",
+    fit: str = "crop",
+    loader: str = "auto",
+    on_error: str = "error",
+) -> Splits:
+    """Return the pictures of `root`/train/CLASS/*.jpg, val/ and test/ alike, or of `root`/CLASS/*.jpg as train.
+
+    JPEG, PNG, WebP and BMP of any size and mode become RGB of one size, upright. They are decoded once and held in
+    memory where that has room, else by workers in each epoch.
+
+    Args:
+        root: the folder.
+        image_size: pixels a side.
+        resize: with fit="crop", the shorter side is scaled to this, and the middle is cut out; None: to image_size.
+        interpolation: "bilinear" or "bicubic", antialiased.
+        fit: "crop", or "stretch", which scales both sides as needed.
+        loader: "memory", "workers", or "auto": memory where they fit.
+        on_error: "error", or "skip", which leaves pictures out that cannot be read.
+
+    Raises:
+        DataError: there is no such folder, it has another layout, a class is empty or foreign to train, or pictures
+            cannot be read (all of them are named).
+    """
+    folder = Path(root).expanduser()
+    form = _form(image_size, resize, interpolation, fit)
+    folders = _folders(folder)
+    classes = _classes(folder, folders)
+    listings = {name: pictures.list_pictures(one, classes) for name, one in folders.items()}
+    notes = [f"pictures of {folder}, made {image_size}x{image_size} ({_words(form)})"]
+    warnings = [*_few(listings, classes), *_twice(listings)]
+    count = sum(len(listing.paths) for listing in listings.values())
+    needed, free = count * image_size * image_size * 3, devices.free_host_memory()
+    if loader == "memory" and needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+        raise DataError(f"{count:,} pictures take {sizes}. data.loader=workers")
+    in_memory = loader == "memory" or (loader == "auto" and needed <= _SHARE * free)
+    found: dict[str, Dataset[Any]] = {name: PictureFiles(one, form) for name, one in listings.items()}
+    if in_memory:
+        found, left_out = _decoded(listings, form, on_error == "skip")
+        if left_out:
+            notes.append(f"left out {len(left_out):,} pictures that cannot be read: {left_out[0]}")
+    facts = Facts(
+        task="classification", num_classes=len(classes), classes=classes,
+        form={"fit": fit, "resize": form.resize, "interpolation": interpolation},
+    )  # fmt: skip
+    return Splits(found["train"], found.get("val"), found.get("test"), facts, notes, warnings)
+
+
+def _form(image_size: int, resize: int | None, interpolation: str, fit: str) -> Form:
+    if interpolation not in ("bilinear", "bicubic"):
+        raise ConfigError(f"data.interpolation must be bilinear or bicubic, got {interpolation!r}")
+    if fit not in ("crop", "stretch"):
+        raise ConfigError(f"data.fit must be crop or stretch, got {fit!r}")
+    if not isinstance(image_size, int) or image_size < 1:
+        raise ConfigError(f"data.image_size must be a number of pixels, got {image_size!r}")
+    if resize is not None and (not isinstance(resize, int) or resize < image_size):
+        raise ConfigError(f"data.resize={resize} is below data.image_size={image_size}, which is cut out of it")
+    return Form(image_size, image_size, fit, resize if fit == "crop" else None, interpolation)
+
+
+def _words(form: Form) -> str:
+    if form.fit == "stretch":
+        return f"stretched, {form.interpolation}"
+    scaled = f"shorter side to {form.resize}, " if form.resize else ""
+    return f"{scaled}the middle cut out, {form.interpolation}"
+
+
+# ---- layout ---------------------------------------------------------------------------------------------------------
+
+
+def _folders(folder: Path) -> dict[str, Path]:
+    """Return the folder of each split; of one without splits all is train."""
+    if not folder.is_dir():
+        siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
+        near = nearest(folder.name, siblings, 1)
+        hint = f" Near it: '{folder.parent / near[0]}'" if near else ""
+        raise DataError(f"no data folder '{folder}' (data.root).{hint}")
+    inside = pictures.class_names(folder)
+    found = {name: folder / one for name, known in _SPLITS.items() for one in known if one in inside}
+    if "train" not in found:
+        return {"train": folder}
+    strange = [name for name in inside if folder / name not in found.values()]
+    if strange:
+        raise DataError(
+            f"'{folder}' holds train/ and also '{strange[0]}'. It may hold train/, val/ and test/, or the folders of "
+            "the classes alone"
+        )
+    return found
+
+
+def _classes(folder: Path, folders: dict[str, Path]) -> list[str]:
+    classes = pictures.class_names(folders["train"])
+    if len(classes) == 1:
+        inner = folders["train"] / classes[0]
+        deeper = any(entry.is_dir() for entry in inner.iterdir())
+        hint = f" Did you mean data.root={inner}?" if deeper else f" Expected {folders['train']}/CLASS/*.jpg"
+        raise DataError(f"only one class, '{classes[0]}', in '{folders['train']}'.{hint}")
+    return classes
+
+
+# ---- what is doubtful -----------------------------------------------------------------------------------------------
+
+
+def _few(listings: dict[str, Listing], classes: Sequence[str]) -> list[str]:
+    found = []
+    for name, listing in listings.items():
+        counts = Counter(listing.targets)
+        lacking = [one for number, one in enumerate(classes) if not counts[number]]
+        if lacking:
+            found.append(f"{name} has no picture of {_some(lacking)}")
+        few = [f"{classes[number]} ({count})" for number, count in sorted(counts.items()) if count < 5]
+        if name == "train" and few:
+            found.append(f"classes of train with fewer than 5 pictures: {_some(few)}")
+    return found
+
+
+def _twice(listings: dict[str, Listing]) -> list[str]:
+    """Return a sentence on files that stand in two splits: of equal size, and then of equal content."""
+    by_size: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+    for name, listing in listings.items():
+        for path in listing.paths:
+            by_size[Path(path).stat().st_size].append((name, path))
+    doubtful = [group for group in by_size.values() if len({name for name, _ in group}) > 1]
+    first: defaultdict[bytes, dict[str, str]] = defaultdict(dict)
+    for group in doubtful:
+        for name, path in group:
+            with Path(path).open("rb") as file:
+                first[hashlib.file_digest(file, "blake2b").digest()].setdefault(name, path)
+    same = [places for places in first.values() if len(places) > 1]
+    if not same:
+        return []
+    shown = " = ".join(same[0].values())
+    return [f"{len(same):,} pictures stand in more than one split, which makes results too good: {shown}"]
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+class PictureFiles(Dataset[tuple[Tensor, int]]):
+    """Picture files, decoded as they are asked for: (uint8 (3, H, W), class).
+
+    Attributes:
+        samples: (path, class) of each. targets: the classes alone.
+    """
+
+    def __init__(self, listing: Listing, form: Form) -> None:
+        self.samples = list(zip(listing.paths, listing.targets, strict=True))
+        self.targets = listing.targets
+        self._form = form
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        path, target = self.samples[index]
+        return torch.from_numpy(pictures.decode(path, index, self._form).copy()).permute(2, 0, 1), target
+
+
+class HeldPictures(ArrayDataset):
+    """Decoded pictures of known files.
+
+    Attributes:
+        samples: (path, class) of each, as `PictureFiles` has it.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, samples: list[tuple[str, int]]) -> None:
+        super().__init__(inputs, targets)
+        self.samples = samples
+
+    def subset(self, indices: Tensor) -> ArrayDataset:
+        """Return the samples at `indices`, copied."""
+        part = super().subset(indices)
+        return HeldPictures(part.inputs, part.targets, [self.samples[index] for index in indices.tolist()])
+
+
+def _decoded(listings: dict[str, Listing], form: Form, skip: bool) -> tuple[dict[str, Dataset[Any]], list[str]]:
+    """Return all pictures of the splits, decoded by one thread a core, and what could not be read.
+
+    Raises:
+        DataError: pictures cannot be read, and `skip` is false; or none of a class can be.
+    """
+    from tqdm import tqdm
+
+    faults: list[str] = []
+    found: dict[str, Dataset[Any]] = {}
+    total = sum(len(listing.paths) for listing in listings.values())
+    with (
+        tqdm(total=total, desc="decoding", unit=" pictures", leave=False, disable=None) as bar,
+        ThreadPoolExecutor(devices.usable_processors()) as threads,
+    ):
+        for name, listing in listings.items():
+            memory = torch.empty((len(listing.paths), form.height, form.width, 3), dtype=torch.uint8)
+            kept = torch.ones(len(listing.paths), dtype=torch.bool)
+
+            def fill(begin: int, listing: Listing = listing, memory: Tensor = memory, kept: Tensor = kept) -> int:
+                chunk = listing.paths[begin : begin + _CHUNK]
+                for sample, path in enumerate(chunk, begin):
+                    try:
+                        memory.numpy()[sample] = pictures.decode(path, sample, form)
+                    except DataError as error:
+                        kept[sample] = False
+                        faults.append(error.message.removesuffix(" Remove or replace it"))
+                return len(chunk)
+
+            try:
+                for count in threads.map(fill, range(0, len(listing.paths), _CHUNK)):
+                    bar.update(count)
+            except BaseException:
+                threads.shutdown(cancel_futures=True)
+                raise
+            samples = list(zip(listing.paths, listing.targets, strict=True))
+            held = HeldPictures(memory.permute(0, 3, 1, 2), torch.tensor(listing.targets), samples)
+            found[name] = held if bool(kept.all()) else held.subset(kept.nonzero().flatten())
+    faults.sort()
+    if faults and not skip:
+        first = faults[0] if len(faults) == 1 else f"{len(faults):,} pictures cannot be read"
+        raise DataError(f"{first.rstrip('.')}. Remove or replace them, or data.on_error=skip", faults[:_SHOWN])
+    if any(len(one) == 0 for one in found.values()):  # type: ignore[arg-type]
+        raise DataError("no picture of a split can be read", faults[:_SHOWN])
+    return found, faults
