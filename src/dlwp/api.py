@@ -22,6 +22,7 @@ from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own
 if TYPE_CHECKING:
     from dlwp.build import Parts
     from dlwp.config.compose import Config
+    from dlwp.inference.predictor import Predictor
     from dlwp.observers.console import Console
     from dlwp.training.trainer import Trainer
 
@@ -355,6 +356,50 @@ def _explained(error: BaseException, run: RunFolder, config: Config) -> BaseExce
     return error
 
 
+def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> Predictor:
+    """Return a predictor: of a run, rebuilt from its checkpoint alone, or of a network with published weights.
+
+    Args:
+        checkpoint: a run folder (its best weights), a checkpoint folder, or "last"; None: the published network that
+            `words` name, EfficientNet-Lite0 where they name none.
+        words: settings, such as "model=torchvision", "model.name=resnet50", "device=cpu".
+
+    Raises:
+        ConfigError: no such run or network. DataError: the checkpoint is damaged, or weights cannot be fetched.
+
+    Example:
+        >>> import dlwp
+        >>> dlwp.load("outputs/latest")("photo.jpg")[0].label  # doctest: +SKIP
+    """
+    from dlwp import devices
+    from dlwp.config.compose import compose
+    from dlwp.inference import predictor
+    from dlwp.parts import Trust
+
+    folder = None
+    if checkpoint is not None:
+        folder = _checkpoint_of(str(checkpoint))
+        words = [*words, "resume_exact=false", f"resume={folder}"]
+    elif not any(check.split(word)[1] == "model" for word in words):
+        words = ["model=efficientnet_lite", *words]
+    config = compose(words)
+    trust, (device, _) = Trust(not config.foreign, config.trusted), devices.resolve(config.values["device"])
+    devices.limit_threads()
+    if folder is None:
+        return predictor.of_published(config.values, trust, device)
+    return predictor.of_run(folder, config.values, trust, device)
+
+
+def _checkpoint_of(text: str) -> Path:
+    """Return the checkpoint that a run is judged by: the one that is named, else the best, else the last whole one."""
+    path, folder = find_run(text)
+    run = RunFolder(path)
+    folder = folder or run.pointed("best") or resuming.find_checkpoint(run, None, fallback=False)[0]
+    if folder is None:
+        raise ConfigError(f"{path} has no checkpoint yet. Train it: {resuming.command(path)}")
+    return folder
+
+
 def audit(run: str) -> str:
     """Prove from a run's audit.jsonl that each sample of each epoch was used exactly once.
 
@@ -413,11 +458,8 @@ def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ())
     from dlwp.config.compose import compose
     from dlwp.training.state import load_weights
 
-    path, folder = find_run(checkpoint)
-    run = RunFolder(path)
-    folder = folder or run.pointed("best") or resuming.find_checkpoint(run, None, fallback=False)[0]
-    if folder is None:
-        raise ConfigError(f"{path} has no checkpoint yet. Train it: {resuming.command(path)}")
+    folder = _checkpoint_of(checkpoint)
+    run = RunFolder(folder.parents[1])
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
     if split == "auto":
         split = "test" if "test" in parts.loaders else "val"

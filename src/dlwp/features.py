@@ -11,44 +11,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from dlwp import devices
 from dlwp.build import Parts
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
-from dlwp.models.stages import HeadStep, head_of
+from dlwp.models import stages
 from dlwp.training.batches import Loader
 
 _SAME = 1e-4  # of the outputs' size: what a batch of another size may change
-
-
-class HeadInput:
-    """Keep what the head of a model is given, batch by batch, as (B, D).
-
-    Args:
-        model: any network. num_outputs: of its head; None: the last linear layer's.
-
-    Attributes:
-        head: its module. last: what it was given last, (B, ...).
-    """
-
-    def __init__(self, model: nn.Module, num_outputs: int | None) -> None:
-        self.name, self.head = head_of(model, num_outputs)
-        self.last = torch.empty(0)
-        self._hook = self.head.register_forward_pre_hook(self._keep)
-
-    def _keep(self, module: nn.Module, given: tuple[Any, ...]) -> None:
-        self.last = given[0].detach()
-
-    def vectors(self) -> Tensor:
-        """Return the last as (B, D): of a convolution's input the mean over its pixels."""
-        return self.last.flatten(2).mean(2) if self.last.dim() == 4 else self.last
-
-    def remove(self) -> None:
-        """Let go of the model."""
-        self._hook.remove()
 
 
 def once(parts: Parts, say: Callable[[str], None]) -> Parts:
@@ -95,7 +68,7 @@ def _computed(parts: Parts) -> Parts:
     Returns:
         The same parts where the head is not the last thing that the model does.
     """
-    taken = HeadInput(parts.model, parts.data.facts.num_classes)
+    taken = stages.HeadInput(parts.model, parts.data.facts.num_classes)
     loaders: dict[str, Loader] = {}
     total = sum(loader.num_samples for loader in parts.loaders.values())
     parts.model.eval()
@@ -108,10 +81,10 @@ def _computed(parts: Parts) -> Parts:
                 loaders[name] = found
     finally:
         taken.remove()
-    return dataclasses.replace(parts, loaders=loaders, step=HeadStep(taken.name))
+    return dataclasses.replace(parts, loaders=loaders, step=stages.HeadStep(taken.name))
 
 
-def _of_split(parts: Parts, taken: HeadInput, loader: Any, bar: Any) -> ResidentLoader | None:
+def _of_split(parts: Parts, taken: stages.HeadInput, loader: Any, bar: Any) -> ResidentLoader | None:
     features: list[Tensor] = []
     targets, order = [], []
     with torch.no_grad(), devices.autocast(parts.device, parts.settings.precision):

@@ -232,11 +232,11 @@ class Form:
         return min((rows.stop - rows.start) / self.height, (columns.stop - columns.start) / self.width)
 
 
-def decode(path: str, sample: int, form: Form | None = None) -> numpy.ndarray:
+def decode(path: Any, sample: int, form: Form | None = None) -> numpy.ndarray:
     """Return one picture as uint8 (H, W, 3), upright as its EXIF says, without its alpha.
 
     Args:
-        path: of the file. sample: its number, for messages.
+        path: of the file, or an open file. sample: its number, for messages.
         form: what it is scaled to, antialiased; None keeps its size. A JPEG of four times the size or more
             is halved as it is decoded, to no less than twice the size.
 
@@ -245,7 +245,7 @@ def decode(path: str, sample: int, form: Form | None = None) -> numpy.ndarray:
     """
     from PIL import Image, UnidentifiedImageError
 
-    where = f"{path} (sample {sample})"
+    where = f"{path} (sample {sample})" if isinstance(path, str | Path) else "the picture"
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:
@@ -264,7 +264,7 @@ def decode(path: str, sample: int, form: Form | None = None) -> numpy.ndarray:
         how = "is cut off" if "truncated" in str(error) else f"cannot be decoded ({error})"
         raise DataError(f"{where} {how}. Remove or replace it") from None
     pixels = numpy.flip(pixels.swapaxes(0, 1) if turned else pixels, flips)
-    return pixels if form is None else _formed(pixels, form)
+    return pixels if form is None else formed(pixels, form)
 
 
 def _pixels(picture: Any, ratio: float) -> numpy.ndarray:
@@ -292,7 +292,7 @@ def torchcodec_jpeg() -> Callable[[bytes], Tensor] | None:
     return decode_jpeg
 
 
-def _formed(pixels: numpy.ndarray, form: Form) -> numpy.ndarray:
+def formed(pixels: numpy.ndarray, form: Form) -> numpy.ndarray:
     """Return pixels (H, W, 3) cut and scaled; torch does it in two fifths of Pillow's time, where it has AVX2."""
     kept = pixels[form.kept(*pixels.shape[:2])]
     if form.resize is not None:

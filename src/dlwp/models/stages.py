@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dlwp.errors import ConfigError
@@ -136,6 +137,33 @@ def freeze(model: nn.Module, spec: str | int, num_outputs: int | None) -> Frozen
     for parameter in chosen:
         parameter.requires_grad_(False)
     return Frozen(what, chosen)
+
+
+class HeadInput:
+    """Keep what the head of a model is given, batch by batch, as (B, D).
+
+    Args:
+        model: any network. num_outputs: of its head; None: the last linear layer's.
+
+    Attributes:
+        head: its module. last: what it was given last, (B, ...).
+    """
+
+    def __init__(self, model: nn.Module, num_outputs: int | None) -> None:
+        self.name, self.head = head_of(model, num_outputs)
+        self.last = torch.empty(0)
+        self._hook = self.head.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: nn.Module, given: tuple[Any, ...]) -> None:
+        self.last = given[0].detach()
+
+    def vectors(self) -> Tensor:
+        """Return the last as (B, D): of a convolution's input the mean over its pixels."""
+        return self.last.flatten(2).mean(2) if self.last.dim() == 4 else self.last
+
+    def remove(self) -> None:
+        """Let go of the model."""
+        self._hook.remove()
 
 
 class HeadStep:

@@ -1,0 +1,177 @@
+"""`dlwp-predict`: say what is in pictures, by a pretrained network or a run of one's own.
+
+Knows nothing of how that is found: `dlwp.api.load` gives a predictor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dlwp import __version__
+from dlwp.commands import entry
+from dlwp.errors import ConfigError, DataError, did_you_mean
+
+if TYPE_CHECKING:
+    from dlwp.inference.predictor import Predicted, Predictor
+
+_DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
+
+  dlwp-predict photo.jpg                        by the network that comes with dlwp (ImageNet's 1,000 classes)
+  dlwp-predict holiday/ '*.png' format=csv      folders and patterns; format=table, json, csv; output=FILE
+  dlwp-predict checkpoint=RUN photo.jpg         by a run of your own (a run folder, a checkpoint, or last)
+  dlwp-predict model=torchvision model.name=resnet50 photo.jpg
+  dlwp-predict - < photo.jpg                    standard input
+  dlwp-predict photos/ plots=true               a sheet of the pictures with what was found: predictions.png
+  dlwp-predict photos/ features=features.npz    what the last layer is given; .safetensors, or a folder for
+                                                TensorBoard's projector
+"""
+_OWN = {
+    "checkpoint": "", "format": "table", "output": "", "top_k": "5", "batch_size": "32", "plots": "false",
+    "features": "",
+}  # fmt: skip
+_FURTHER = ("model", "device", "trust", "trainer.tta")
+
+
+def main() -> int:
+    """Run the command; return the exit status."""
+    return entry.run(_predict)
+
+
+def _predict() -> int:
+    own, words, named = _read()
+    if not named:
+        raise ConfigError("no picture is given. dlwp-predict photo.jpg, a folder, a pattern, or - for standard input")
+    plots = {"false": None, "true": "predictions.png"}.get(own["plots"], own["plots"])
+    from dlwp import api
+    from dlwp.inference import sources, vectors
+
+    given = sources.expand(named)
+    if own["features"]:
+        vectors.check(Path(own["features"]))
+    predictor = api.load(own["checkpoint"] or None, words=words)
+    keep = plots is not None or bool(own["features"] and not Path(own["features"]).suffix)
+    found = predictor.predict(
+        given, top_k=_number(own, "top_k"), batch_size=_number(own, "batch_size"), features=bool(own["features"]),
+        keep_pictures=keep,
+    )  # fmt: skip
+    done = _shown(found, predictor, own, len(given), keep=bool(own["features"] or plots or own["format"] == "json"))
+    if own["features"]:
+        _write_features(Path(own["features"]), done)
+    if plots is not None:
+        from dlwp.inference import sheet
+
+        if any(one.picture is not None for one in done):
+            sheet.draw(done, Path(plots).expanduser())
+            print(f"plots    {plots}", file=sys.stderr)
+    faults = [one for one in done if one.fault is not None]
+    if faults:
+        raise DataError(f"{len(faults):,} of {len(given):,} pictures cannot be read and were left out (named above)")
+    return 0
+
+
+def _read() -> tuple[dict[str, str], list[str], list[str]]:
+    """Return own keys, settings for the model, and the words that name pictures."""
+    parser = argparse.ArgumentParser(
+        prog="dlwp-predict", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"dlwp {__version__}")
+    parser.add_argument("words", nargs="*", metavar="PICTURE or key=value", help="pictures, keys as above, settings")
+    own, words, named = dict(_OWN), [], []
+    for word in parser.parse_intermixed_args().words:
+        key, separator, value = word.partition("=")
+        if not separator or Path(word).exists():
+            named.append(word)
+        elif key in own:
+            own[key] = value
+        elif key in _FURTHER or key.startswith("model."):
+            words.append(word)
+        else:
+            known = [*own, *_FURTHER]
+            raise ConfigError(f"unknown key '{key}'.{did_you_mean(key, known)} There are: {', '.join(known)}, model.…")
+    if own["format"] not in ("table", "json", "csv"):
+        raise ConfigError(f"format must be table, json or csv, got '{own['format']}'")
+    return own, words, named
+
+
+def _number(own: dict[str, str], key: str) -> int:
+    if not own[key].isdigit() or int(own[key]) < 1:
+        raise ConfigError(f"{key} must be a whole number ≥ 1, got '{own[key]}'")
+    return int(own[key])
+
+
+# ---- what is shown --------------------------------------------------------------------------------------------------
+
+
+def _shown(
+    found: Iterator[Predicted], predictor: Predictor, own: dict[str, str], count: int, *, keep: bool
+) -> list[Predicted]:
+    """Print predictions as they come, or write them to the output; return those that are needed further."""
+    from tqdm import tqdm
+
+    done: list[Predicted] = []
+    text: Any = io.StringIO() if own["output"] or own["format"] == "json" else sys.stdout
+    bar = tqdm(found, total=count, unit=" pictures", leave=False, disable=None if count > 8 else True)
+    table = csv.writer(text, lineterminator="\n") if own["format"] == "csv" else None
+    if table is not None:
+        table.writerow(["file", "rank", "label", "index", "probability"])
+    for one in bar:
+        if one.fault is not None:
+            bar.write(f"dlwp: warning: left out: {one.fault}", file=sys.stderr)
+        elif table is not None:
+            table.writerows(_rows(one))
+        elif own["format"] == "table":
+            _print(bar, "\n".join(_lines(one)), text)
+        done.append(one) if keep or one.fault is not None else None
+    if own["format"] == "json":
+        from dlwp.inference.predictor import as_json
+
+        text.write(as_json(done) + "\n")
+    if own["output"]:
+        from dlwp.runs import files
+
+        files.write_atomic(Path(own["output"]).expanduser(), text.getvalue())
+    elif text is not sys.stdout:
+        sys.stdout.write(text.getvalue())
+    return done
+
+
+def _print(bar: Any, text: str, stream: Any) -> None:
+    bar.write(text, file=stream) if stream is sys.stdout else print(text, file=stream)
+
+
+def _lines(one: Predicted) -> list[str]:
+    """Return the block of a picture: its name, then a line for each class."""
+    from dlwp.inference.sources import name_of
+
+    return [name_of(one.source), *(f"{best.probability:>8.2%}  {best.label}" for best in one.predictions)]
+
+
+def _rows(one: Predicted) -> list[list[Any]]:
+    from dlwp.inference.sources import name_of
+
+    ranked: Sequence[Any] = list(enumerate(one.predictions, 1))
+    return [[name_of(one.source), rank, best.label, best.index, f"{best.probability:.6f}"] for rank, best in ranked]
+
+
+def _write_features(path: Path, done: Sequence[Predicted]) -> None:
+    import torch
+
+    from dlwp.inference import vectors
+    from dlwp.inference.sources import name_of
+
+    good = [one for one in done if one.features is not None]
+    if not good:
+        return
+    pictures = [one.picture for one in good if one.picture is not None]
+    vectors.write(
+        path.expanduser(), [name_of(one.source) for one in good], [one.predictions[0].label for one in good],
+        torch.stack([one.features for one in good]),  # type: ignore[misc]
+        torch.stack(pictures) if pictures else None,
+    )  # fmt: skip
+    print(f"features {path}: {len(good):,} of {good[0].features.numel():,} numbers", file=sys.stderr)  # type: ignore[union-attr]

@@ -1,0 +1,288 @@
+"""Own the way from pictures to predictions: a model with its preprocessing and the names of its outputs.
+
+Knows nothing of configs, command lines or how results are shown.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from dlwp import checkpoint, devices, weights
+from dlwp.data import pictures
+from dlwp.data.augment import BatchTransform
+from dlwp.data.datasets import Facts
+from dlwp.errors import ConfigError, DataError
+from dlwp.inference.sources import name_of
+from dlwp.models import stages
+from dlwp.models.pretrained import load_into
+from dlwp.models.views import with_views
+from dlwp.parts import Trust, instantiate, locate, take_off
+from dlwp.settings import ModelKeys
+from dlwp.training.state import load_weights
+
+_GREY = (0.299, 0.587, 0.114)  # ITU-R 601
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One of the likeliest classes of a picture."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass
+class Predicted:
+    """What was found of one source, or why it could not be read.
+
+    Attributes:
+        source: as it was given. predictions: likeliest first. features: (D,) where they were asked for.
+        picture: as the model saw it, uint8 (3, H, W), where it was asked for. fault: None, or a line for a person.
+    """
+
+    source: Any
+    predictions: list[Prediction]
+    features: Tensor | None = None
+    picture: Tensor | None = None
+    fault: str | None = None
+
+
+class Predictor:
+    """Say what is in pictures.
+
+    Args:
+        model: gives logits (B, K) of normalised pictures (B, C, H, W).
+        facts: of the data that it was trained on: task, shape, normalisation, class names, and how pictures are formed.
+        device: where it runs. tta: views that are averaged, as `trainer.tta`. name: for a person.
+
+    Attributes:
+        model, facts, classes, form, name.
+
+    Raises:
+        ConfigError: the model is not one of pictures and classes.
+
+    Example:
+        >>> import dlwp
+        >>> predictor = dlwp.load("outputs/latest")  # doctest: +SKIP
+        >>> predictor("photo.jpg")[0].label  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        facts: Facts,
+        device: torch.device | str = "cpu",
+        *,
+        tta: str | None = None,
+        name: str = "model",
+    ) -> None:
+        shape = tuple(facts.input_shape)
+        if facts.task != "classification" or len(shape) != 3 or shape[0] not in (1, 3):
+            raise ConfigError(
+                f"{name} takes inputs of shape {list(shape)} for {facts.task}; predictions are made of pictures by "
+                "models that were trained to classify them"
+            )
+        self.device = torch.device(device)
+        self.facts, self.name = facts, name
+        self.classes = facts.classes or [str(number) for number in range(facts.num_classes or 0)]
+        self.form = pictures.Form(shape[1], shape[2], **(facts.form or {}))
+        self.model = model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._outputs = with_views(self.model, tta)
+        self._normalise = BatchTransform([], facts.mean, facts.std, train=False)
+
+    def __call__(self, picture: Any, top_k: int = 5) -> Any:
+        """Return the likeliest classes of a picture, or of each of a list of pictures.
+
+        Args:
+            picture: a path, the bytes of a file, a PIL picture, uint8 (H, W, 3) or (3, H, W); or a list of such.
+            top_k: classes at most.
+
+        Returns:
+            A list of `Prediction`, likeliest first; of a list of pictures a list of such lists.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        several = isinstance(picture, list | tuple)
+        found = list(self.predict(picture if several else [picture], top_k=top_k))
+        for one in found:
+            if one.fault is not None:
+                raise DataError(one.fault)
+        return [one.predictions for one in found] if several else found[0].predictions
+
+    def predict(
+        self,
+        sources: Sequence[Any],
+        *,
+        top_k: int = 5,
+        batch_size: int = 32,
+        features: bool = False,
+        keep_pictures: bool = False,
+    ) -> Iterator[Predicted]:
+        """Yield what is found of each source, in their order; decoding goes on beside the network.
+
+        Args:
+            sources: as `__call__` takes them.
+            top_k: classes at most. batch_size: pictures that go through the network at once.
+            features: whether to give what the head is given, too. keep_pictures: whether to give the pictures.
+        """
+        head = stages.HeadInput(self.model, self.facts.num_classes) if features else None
+        try:
+            for group, decoded in self._batches(sources, batch_size):
+                yield from self._of_batch(group, decoded, top_k, head, keep_pictures)
+        finally:
+            if head is not None:
+                head.remove()
+
+    def probabilities(self, batch: Tensor) -> Tensor:
+        """Return probabilities (B, K), float32 on the host, of pictures uint8 (B, C, H, W)."""
+        with torch.inference_mode():
+            inputs, _ = self._normalise(batch.to(self.device))
+            outputs = self._outputs(inputs.contiguous(memory_format=torch.channels_last))
+            return outputs.float().softmax(1).cpu()
+
+    def _batches(
+        self, sources: Sequence[Any], batch_size: int
+    ) -> Iterator[tuple[Sequence[Any], list[numpy.ndarray | DataError]]]:
+        groups = [sources[begin : begin + batch_size] for begin in range(0, len(sources), batch_size)]
+        with ThreadPoolExecutor(devices.usable_processors()) as threads:
+            waiting: list[list[Future[Any]]] = []
+            begin = 0
+            for number, group in enumerate(groups):
+                while len(waiting) < 2 and number + len(waiting) < len(groups):
+                    chunk = groups[number + len(waiting)]
+                    waiting.append([threads.submit(self._decoded, one, begin + at) for at, one in enumerate(chunk)])
+                    begin += len(chunk)
+                yield group, [future.result() for future in waiting.pop(0)]
+
+    def _decoded(self, source: Any, sample: int) -> numpy.ndarray | DataError:
+        try:
+            if isinstance(source, str | Path | bytes):
+                given: Any = io.BytesIO(source) if isinstance(source, bytes) else source
+                return pictures.decode(given, sample, self.form)
+            return pictures.formed(_pixels(source), self.form)
+        except DataError as error:
+            return error
+
+    def _of_batch(
+        self,
+        sources: Sequence[Any],
+        decoded: Sequence[numpy.ndarray | DataError],
+        top_k: int,
+        head: Any,
+        keep_pictures: bool,
+    ) -> Iterator[Predicted]:
+        arrays = [one for one in decoded if not isinstance(one, DataError)]
+        results: Iterator[tuple[Any, ...]] = iter(())
+        if arrays:
+            batch = torch.from_numpy(numpy.stack(arrays)).permute(0, 3, 1, 2)  # (B, H, W, 3) to (B, 3, H, W)
+            values = self.probabilities(self._in_channels(batch))
+            top = values.topk(min(top_k, values.shape[1]))
+            vectors = head.vectors().float().cpu() if head is not None else [None] * len(arrays)
+            results = iter(list(zip(top.values.tolist(), top.indices.tolist(), vectors, batch)))
+        for source, one in zip(sources, decoded, strict=True):
+            if isinstance(one, DataError):
+                yield Predicted(source, [], fault=one.message)
+                continue
+            shares, indices, vector, picture = next(results)
+            named = [Prediction(self._label(at), at, share) for share, at in zip(shares, indices)]
+            yield Predicted(source, named, vector, picture if keep_pictures else None)
+
+    def _label(self, index: int) -> str:
+        return self.classes[index] if index < len(self.classes) else str(index)
+
+    def _in_channels(self, batch: Tensor) -> Tensor:
+        if self.facts.input_shape[0] == 3:
+            return batch
+        grey = sum(weight * batch[:, number].float() for number, weight in enumerate(_GREY))
+        return grey.round().to(torch.uint8).unsqueeze(1)  # type: ignore[union-attr]
+
+
+def _pixels(source: Any) -> numpy.ndarray:
+    """Return a picture that is in memory as uint8 (H, W, 3)."""
+    if hasattr(source, "convert"):
+        return numpy.asarray(source.convert("RGB"))
+    array = source.detach().cpu().numpy() if isinstance(source, Tensor) else numpy.asarray(source)
+    if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
+        array = array.transpose(1, 2, 0)
+    array = array[..., None] if array.ndim == 2 else array
+    if array.dtype != numpy.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3):
+        raise DataError(
+            f"a picture is {array.dtype} of shape {list(array.shape)}; uint8 (H, W, 3) or (3, H, W) is needed"
+        )
+    return numpy.broadcast_to(array, (*array.shape[:2], 3))
+
+
+# ---- where they come from -------------------------------------------------------------------------------------------
+
+
+def of_run(folder: Path, values: Mapping[str, Any], trust: Trust, device: torch.device) -> Predictor:
+    """Return the predictor of a checkpoint: the data set is not needed.
+
+    Args:
+        folder: of the checkpoint. values: its config, as plain containers.
+
+    Raises:
+        DataError: it is damaged, or older than what it must hold. ConfigError: it does not classify pictures.
+    """
+    tensors, record = checkpoint.load_weights(folder)
+    if not record.get("data"):
+        raise DataError(f"{folder} does not say what its data was: it was saved by an older dlwp. Train it further")
+    facts = Facts(**record["data"])
+    section, _ = take_off(values["model"], ModelKeys, locate(values["model"]["_target_"], "model._target_", trust))
+    model = instantiate(section, "model", trust)
+    load_weights(model, tensors)
+    return Predictor(model, facts, device, tta=values["trainer"]["tta"], name=str(folder))
+
+
+def of_published(values: Mapping[str, Any], trust: Trust, device: torch.device) -> Predictor:
+    """Return the predictor of a network with published weights, as the section `model` names it.
+
+    Raises:
+        ConfigError: there is no such network, or no weights of it are published.
+    """
+    whole = {**values["model"]}
+    target = locate(whole.get("_target_"), "model._target_", trust)
+    section, own = take_off(whole, ModelKeys, target)
+    keys = ModelKeys(**{**own, "pretrained": own.get("weights") is None})
+    found = weights.chosen(target, section, keys)
+    assert found is not None
+    tensors = found.load()
+    size = found.image_size
+    if size is None or found.mean is None or found.std is None:
+        raise ConfigError(f"how pictures must come for {found.name} is not known. Train it, then checkpoint=RUN")
+    num_classes = len(found.classes) if found.classes else list(tensors.values())[-1].shape[0]
+    facts = Facts(
+        task="classification", input_shape=(3, size, size), num_classes=num_classes, classes=found.classes,
+        mean=list(found.mean), std=list(found.std),
+        form={"fit": "crop" if found.resize else "stretch", "resize": found.resize,
+              "interpolation": found.interpolation},
+    )  # fmt: skip
+    answers = {name: value for name, (value, _) in facts.answers().items() if section.get(name) == "auto"}
+    model = instantiate({**section, **answers}, "model", trust)
+    loaded = load_into(model, tensors, found.name)
+    if loaded.new:
+        raise ConfigError(f"weights {found.name} do not fit: {', '.join(loaded.new[:3])} would be random numbers")
+    return Predictor(model, facts, device, name=found.name)
+
+
+def as_json(found: Iterable[Predicted]) -> str:
+    """Return predictions as JSON, in the form that stays: a list of files, each with its predictions."""
+    listed = [
+        {"file": name_of(one.source), "predictions": [dataclasses.asdict(prediction) for prediction in one.predictions]}
+        for one in found
+        if one.fault is None
+    ]
+    return json.dumps(listed, indent=1, ensure_ascii=False)
