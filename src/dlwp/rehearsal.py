@@ -7,10 +7,12 @@ the key to change.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -49,7 +51,7 @@ def rehearse(parts: Parts) -> Rehearsal:
     randomness.seed_step(parts.seed, 0, 0, 0, parts.device)
     # a processor without the instructions emulates bf16, far slower than it is worth here
     precision = parts.settings.precision if parts.device.type != "cpu" else "fp32"
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
     try:
         with counter, devices.autocast(parts.device, precision):
             result, _ = step(model, few, parts.criterion)
@@ -67,6 +69,17 @@ def rehearse(parts: Parts) -> Rehearsal:
         check.remove()
         watch.remove()
     return Rehearsal(counter.get_total_flops() / size_of(few))
+
+
+def _backward_flops(gradient: Any, inputs: Any, weight: Any, *rest: Any, out_shape: Any = None) -> int:
+    """Return the operations of a convolution's gradient; torch counts those of one in groups as if it had none.
+
+    Each of the gradients of input and weight takes as many as the forward pass: 2 for each number of the weight and
+    pixel of the output, or, transposed, of the input.
+    """
+    *_, is_transposed, _, _, wanted = rest
+    pixels = math.prod((inputs if is_transposed else gradient)[2:])
+    return 2 * gradient[0] * pixels * math.prod(weight) * sum(map(bool, wanted[:2]))
 
 
 def _check_last_batch(parts: Parts) -> None:

@@ -98,12 +98,33 @@ def model_lines(parts: Parts, name: str, values: dict[str, Any], rehearsal: Rehe
     size = f"{name}{depth}: {count:,} parameters"
     if trainable != count:
         size += f", {trainable:,} of them trained"
+        size += f" ({parts.frozen.what} frozen)" if parts.frozen is not None else ""
     pieces = [size]
     if rehearsal.flops_per_sample:
         pieces[-1] += f", {_quantity(rehearsal.flops_per_sample)}FLOP a training sample"
     if hasattr(model, "init_from"):
         pieces.append("begun from the first training batch")
-    return [_BAR.join(pieces), describe_layers(model)]
+    return [_BAR.join(pieces), *_weights_lines(parts), describe_layers(model)]
+
+
+def _weights_lines(parts: Parts) -> list[str]:
+    """Return what came of the weights that the model begins with."""
+    loaded = parts.loaded
+    if loaded is None:
+        return []
+    tensors = len(loaded.loaded) + len(loaded.new)
+    pieces = [f"begins with {parts.weights}: {len(loaded.loaded):,} of {tensors:,} tensors"]
+    for names, what in ((loaded.reshaped, "of another shape, so new"), (loaded.missing, "not among them, so new")):
+        if names:
+            pieces.append(f"{_listed(names)} {what}")
+    if loaded.left:
+        pieces.append(f"{_listed(loaded.left)} left out")
+    return [_BAR.join(pieces)]
+
+
+def _listed(names: list[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def describe_layers(model: nn.Module) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dlwp.errors import ConfigError
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
+_ANY_NORM = (*_NORMS, nn.LayerNorm, nn.GroupNorm)
 _LARGE = 0.8  # a child with so much of the backbone is taken apart itself
 _FEW = 4  # fewer stages than these are taken apart further
 
@@ -42,7 +43,7 @@ def stages_of(model: nn.Module, head: str) -> list[list[str]]:
     """Return the stages of the backbone, first to last, each as the names of its modules.
 
     They are the network's children but the head; one that holds most of the backbone is taken apart in its own
-    children. What has few parameters (a norm, a stem) belongs to the stage after it, at the end to the one before it.
+    children. A norm belongs to the stage before it.
     """
     names = list(_children(model, "", head))
     while len(names) < 2 * _FEW:
@@ -52,7 +53,14 @@ def stages_of(model: nn.Module, head: str) -> list[list[str]]:
         if large is None or not parts:
             break
         names[names.index(large) : names.index(large) + 1] = parts
-    return [[name] for name in names]
+    found: list[list[str]] = []
+    for name in names:
+        is_norm = isinstance(model.get_submodule(name), _ANY_NORM)
+        if is_norm and found:
+            found[-1].append(name)
+        else:
+            found.append([name])
+    return found
 
 
 def _children(model: nn.Module, name: str, head: str) -> Iterator[str]:
@@ -127,7 +135,7 @@ def freeze(model: nn.Module, spec: str | int, num_outputs: int | None) -> Frozen
         if not 0 < count <= len(stages):
             raise ConfigError(
                 f"model.freeze={spec}, but the backbone has {len(stages)} stages: "
-                f"{', '.join(name for stage in stages for name in stage)}. model.freeze=1 to {len(stages)}, or backbone"
+                f"{', '.join(stage[0] for stage in stages)}. model.freeze=1 to {len(stages)}, or backbone"
             )
         what = f"{count} of {len(stages)} stages"
         names = {name for stage in backbone_of(model, num_outputs)[:count] for name in stage}
