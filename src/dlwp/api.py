@@ -122,7 +122,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     from dlwp.forecast import disk_warnings
     from dlwp.observers.stopping import Signals
 
-    parts = features.once(parts, console.say)
+    parts = features.once(parts, checkpoint, console.say)
     with Signals(resuming.command(run.path, config.trusted)) as signals:
         observers = _observers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)

@@ -8,29 +8,37 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dlwp import devices
+from dlwp import checkpoint, devices
 from dlwp.build import Parts
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
 from dlwp.models import stages
 from dlwp.training.batches import Loader
+from dlwp.training.state import load_weights
 
 _SAME = 1e-4  # of the outputs' size: what a batch of another size may change
 
 
-def once(parts: Parts, say: Callable[[str], None]) -> Parts:
-    """Return parts that train the head on features computed here, where that is possible; say so, or why not."""
+def once(parts: Parts, begun: Path | None, say: Callable[[str], None]) -> Parts:
+    """Return parts that train the head on features computed here, where that is possible; say so, or why not.
+
+    Args:
+        begun: the checkpoint that the run goes on from, whose backbone it is; None: the model has its weights.
+    """
     reason = _why_not(parts)
     if reason is not None:
         if reason:
             say(f"features are computed anew in every step: {reason}")
         return parts
+    if begun is not None:
+        load_weights(parts.model, checkpoint.load_weights(begun)[0])
     began = time.perf_counter()
     found = _computed(parts)
     if found is not parts:
