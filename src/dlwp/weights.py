@@ -36,7 +36,7 @@ def chosen(target: Any, section: Mapping[str, Any], keys: ModelKeys) -> Weights 
     publish = getattr(target, "pretrained", None)
     name = getattr(target, "__name__", "this model")
     if publish is None and keys.weights is None:
-        raise ConfigError(f"model.pretrained=true, but no weights of {name} are published. model.weights=FILE")
+        raise ConfigError(f"no weights of {name} are published, so it cannot begin with such. model.weights=FILE")
     arguments = {key: value for key, value in section.items() if key != "_target_" and value != "auto"}
     found = publish(**arguments) if publish is not None else None
     if keys.weights is None:

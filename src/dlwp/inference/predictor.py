@@ -215,13 +215,12 @@ def _pixels(source: Any) -> numpy.ndarray:
     if hasattr(source, "convert"):
         return numpy.asarray(source.convert("RGB"))
     array = source.detach().cpu().numpy() if isinstance(source, Tensor) else numpy.asarray(source)
+    given = f"{array.dtype} of shape {list(array.shape)}"
     if array.ndim == 3 and array.shape[0] in (1, 3) and array.shape[2] not in (1, 3):
         array = array.transpose(1, 2, 0)
     array = array[..., None] if array.ndim == 2 else array
     if array.dtype != numpy.uint8 or array.ndim != 3 or array.shape[2] not in (1, 3):
-        raise DataError(
-            f"a picture is {array.dtype} of shape {list(array.shape)}; uint8 (H, W, 3) or (3, H, W) is needed"
-        )
+        raise DataError(f"a picture is {given}; uint8 (H, W, 3) or (3, H, W) is needed")
     return numpy.broadcast_to(array, (*array.shape[:2], 3))
 
 
