@@ -392,46 +392,35 @@ def _dry_run(config: Config) -> Run:
     return Run(nowhere.path, {"exit": "dry_run"})
 
 
-def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate a run's best weights (or a given checkpoint's) on a split of its data.
+def evaluate(
+    checkpoint: str, *, split: str = "auto", words: Sequence[str] = (), output: str | None = None, plots: bool = True
+) -> dict[str, Any]:
+    """Evaluate a run's best weights (or a given checkpoint's) on a split of its data, and draw what was found.
 
     Args:
         checkpoint: a run folder, a checkpoint folder, or "last".
         split: train, val or test; auto is test, or val where the data has no test split.
-        words: settings to change, such as "data.root=/d/x" or "device=cpu".
+        words: settings to change, such as "data.root=/d/x", "device=cpu" or "trainer.tta=mirror".
+        output: the folder of the pictures; None is the run's `plots`.
+        plots: whether pictures are written.
 
     Returns:
-        "split", "step", "num_samples", "values" (loss and metrics by name), "checkpoint", and the line for a person.
+        "checkpoint", "split", "step", "num_samples"; "values", loss and metrics by name; "intervals", 95% of those that
+        are proportions; "worst", the samples that went most wrong; "files", the pictures by kind; the "line" for a
+        person, and a "note" where pictures could not be written. Of classes: "macro_f1", "by_class", "confusion" (rows
+        true classes), "calibration"; of numbers: "regression" (R2, MAE, RMSE); else these are empty or None. Of
+        `data.on_error=skip`: "left_out", the samples that could not be read.
 
     Raises:
         ConfigError: no such run or split. DataError: the checkpoint is damaged.
-    """
-    from dlwp import checkpoint as checkpoints
-    from dlwp import report
-    from dlwp.config.compose import compose
-    from dlwp.training.state import load_weights
 
-    path, folder = find_run(checkpoint)
-    run = RunFolder(path)
-    folder = folder or run.pointed("best") or resuming.find_checkpoint(run, None, fallback=False)[0]
-    if folder is None:
-        raise ConfigError(f"{path} has no checkpoint yet. Train it: {resuming.command(path)}")
+    Example:
+        >>> import dlwp
+        >>> dlwp.evaluate("last", split="val", plots=False)["macro_f1"]  # doctest: +SKIP
+    """
+    from dlwp.config.compose import compose
+    from dlwp.inference import evaluation
+
+    run, folder = evaluation.find_weights(checkpoint)
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
-    if split == "auto":
-        split = "test" if "test" in parts.loaders else "val"
-    if split not in parts.loaders:
-        raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
-    weights, record = checkpoints.load_weights(folder)
-    load_weights(parts.model, weights)
-    trainer: Trainer = parts.evaluator()
-    values = trainer.evaluate(parts.loaders[split], split) or {}
-    count, progress = parts.loaders[split].num_samples, record["progress"]
-    line = report.result_line(split, values, count, progress["step"], run.best_step, trainer.monitor)
-    return {
-        "checkpoint": str(folder),
-        "split": split,
-        "step": progress["step"],
-        "num_samples": count,
-        "values": values,
-        "line": line,
-    }
+    return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots)
