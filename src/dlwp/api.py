@@ -399,7 +399,7 @@ def evaluate(
 
     Args:
         checkpoint: a run folder, a checkpoint folder, or "last".
-        split: train, val or test; auto is test, or val where the data has no test split.
+        split: train (not augmented), val or test; auto is test, or val where the data has no test split.
         words: settings to change, such as "data.root=/d/x", "device=cpu" or "trainer.tta=mirror".
         output: the folder of the pictures; None is the run's `plots`.
         plots: whether pictures are written.
@@ -422,5 +422,8 @@ def evaluate(
     from dlwp.inference import evaluation
 
     run, folder = evaluation.find_weights(checkpoint)
+    typed = {word.partition("=")[0] for word in words}
+    whole = ("data.augment=null", "data.drop_last=false") if split == "train" else ()  # the samples as they are, all
+    words = [*words, *(word for word in whole if word.partition("=")[0] not in typed)]
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
     return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots)

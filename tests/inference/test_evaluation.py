@@ -85,7 +85,7 @@ def photos(own_place: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
             "data.num_workers=0", "trainer.epochs=1", *QUIET]  # fmt: skip
 
 
-@pytest.mark.parametrize(("split", "batch"), [("test", 100), ("val", 7)])
+@pytest.mark.parametrize(("split", "batch"), [("test", 100), ("val", 7), ("train", 256)])
 def test_classes_are_measured_as_scikit_learn_measures_them(split: str, batch: int) -> None:
     run = dlwp.train(*DIGITS)
     found = dlwp.evaluate("run", split=split, words=[f"data.eval_batch_size={batch}"], plots=False)

@@ -24,7 +24,7 @@ class, calibration, and pictures of the confusion matrix, of the calibration and
 
 keys:
   checkpoint  a run folder (its best weights), a checkpoint, or last
-  split       train, val or test; auto: test, or val where there is none (auto)
+  split       train (not augmented), val or test; auto: test, or val where there is none (auto)
   tta         views of each picture whose outputs are averaged: mirror, mirror_translate or null (as in training)
   output      folder of the pictures (RUN/plots)
   plots       whether pictures are written: true, false (true)
