@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlwp import resuming
 from dlwp.config import check
-from dlwp.errors import CallbackError, ConfigError, DataError, DlwpError, MachineError, RunError
+from dlwp.errors import CallbackError, ConfigError, DlwpError, MachineError, RunError
 from dlwp.runs import environment, files
 from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own, point_latest
 
@@ -214,13 +214,7 @@ def _say_summary(run: RunFolder, config: Config, parts: Parts, console: Console,
         "model": report.model_lines(parts, _name_of(config, "model"), values["model"], rehearsal),
         "train": report.train_lines(parts, values, config.choices),
     }
-    _say_table(console, lines)
-
-
-def _say_table(console: Console, lines: dict[str, list[str]]) -> None:
-    for name, texts in lines.items():
-        for number, text in enumerate(texts):
-            console.say(f"{name if number == 0 else '':<8} {text}")
+    console.say_table(lines)
 
 
 def _observers(
@@ -304,7 +298,7 @@ def _say_end(run: RunFolder, trainer: Trainer, console: Console, config: Config,
 
     progress = trainer.state.progress
     further = resuming.longer(config.values["trainer"], exit, progress.step, max(progress.epoch, 1))
-    _say_table(console, {
+    console.say_table({
         "time": timing.lines(trainer),
         "next": report.next_lines(run.path, resuming.command(run.path, config.trusted, further)),
     })  # fmt: skip
@@ -373,12 +367,12 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
     """
     from dlwp import devices
     from dlwp.config.compose import compose
-    from dlwp.inference import predictor
+    from dlwp.inference import evaluation, predictor
     from dlwp.parts import Trust
 
     folder = None
     if checkpoint is not None:
-        folder = _checkpoint_of(str(checkpoint))
+        _, folder = evaluation.find_weights(str(checkpoint))
         words = [*words, "resume_exact=false", f"resume={folder}"]
     elif not any(check.split(word)[1] == "model" for word in words):
         words = ["model=efficientnet_lite", *words]
@@ -388,16 +382,6 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
     if folder is None:
         return predictor.of_published(config.values, trust, device)
     return predictor.of_run(folder, config.values, trust, device)
-
-
-def _checkpoint_of(text: str) -> Path:
-    """Return the checkpoint that a run is judged by: the one that is named, else the best, else the last whole one."""
-    path, folder = find_run(text)
-    run = RunFolder(path)
-    folder = folder or run.pointed("best") or resuming.find_checkpoint(run, None, fallback=False)[0]
-    if folder is None:
-        raise ConfigError(f"{path} has no checkpoint yet. Train it: {resuming.command(path)}")
-    return folder
 
 
 def audit(run: str) -> str:
@@ -412,16 +396,9 @@ def audit(run: str) -> str:
     Raises:
         DataError: it was not so, or nothing is recorded. ConfigError: no such run.
     """
-    from dlwp import report
-    from dlwp.auditing import check
-    from dlwp.runs import history
+    from dlwp import auditing
 
-    path, _ = find_run(run)
-    try:
-        steps, epochs, samples = check(history.read(path / "audit.jsonl"))
-    except DataError as error:
-        raise DataError(f"{path / 'audit.jsonl'}: {error}") from error
-    return report.audit_line(steps, epochs, samples, RunFolder(path).read_summary())
+    return auditing.proven(run)
 
 
 def _dry_run(config: Config) -> Run:
@@ -435,47 +412,42 @@ def _dry_run(config: Config) -> Run:
     _say_summary(nowhere, config, parts, console, others)
     for warning in (*config.warnings, *parts.warnings):
         console.warn(warning)
-    _say_table(console, {"forecast": forecast_lines(parts)})
+    console.say_table({"forecast": forecast_lines(parts)})
     return Run(nowhere.path, {"exit": "dry_run"})
 
 
-def evaluate(checkpoint: str, *, split: str = "auto", words: Sequence[str] = ()) -> dict[str, Any]:
-    """Evaluate a run's best weights (or a given checkpoint's) on a split of its data.
+def evaluate(
+    checkpoint: str, *, split: str = "auto", words: Sequence[str] = (), output: str | None = None, plots: bool = True
+) -> dict[str, Any]:
+    """Evaluate a run's best weights (or a given checkpoint's) on a split of its data, and draw what was found.
 
     Args:
         checkpoint: a run folder, a checkpoint folder, or "last".
-        split: train, val or test; auto is test, or val where the data has no test split.
-        words: settings to change, such as "data.root=/d/x" or "device=cpu".
+        split: train (not augmented), val or test; auto is test, or val where the data has no test split.
+        words: settings to change, such as "data.root=/d/x", "device=cpu" or "trainer.tta=mirror".
+        output: the folder of the pictures; None is the run's `plots`.
+        plots: whether pictures are written.
 
     Returns:
-        "split", "step", "num_samples", "values" (loss and metrics by name), "checkpoint", and the line for a person.
+        "checkpoint", "split", "step", "num_samples"; "values", loss and metrics by name; "intervals", 95% of those that
+        are proportions; "worst", the samples that went most wrong; "files", the pictures by kind; the "line" for a
+        person, and a "note" where pictures could not be written. Of classes: "macro_f1", "by_class", "confusion" (rows
+        true classes), "calibration"; of numbers: "regression" (R2, MAE, RMSE); else these are empty or None. Of
+        `data.on_error=skip`: "left_out", the samples that could not be read.
 
     Raises:
         ConfigError: no such run or split. DataError: the checkpoint is damaged.
-    """
-    from dlwp import checkpoint as checkpoints
-    from dlwp import report
-    from dlwp.config.compose import compose
-    from dlwp.training.state import load_weights
 
-    folder = _checkpoint_of(checkpoint)
-    run = RunFolder(folder.parents[1])
+    Example:
+        >>> import dlwp
+        >>> dlwp.evaluate("last", split="val", plots=False)["macro_f1"]  # doctest: +SKIP
+    """
+    from dlwp.config.compose import compose
+    from dlwp.inference import evaluation
+
+    run, folder = evaluation.find_weights(checkpoint)
+    typed = {word.partition("=")[0] for word in words}
+    whole = ("data.augment=null", "data.drop_last=false") if split == "train" else ()  # the samples as they are, all
+    words = [*words, *(word for word in whole if word.partition("=")[0] not in typed)]
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
-    if split == "auto":
-        split = "test" if "test" in parts.loaders else "val"
-    if split not in parts.loaders:
-        raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
-    weights, record = checkpoints.load_weights(folder)
-    load_weights(parts.model, weights)
-    trainer: Trainer = parts.evaluator()
-    values = trainer.evaluate(parts.loaders[split], split) or {}
-    count, progress = parts.loaders[split].num_samples, record["progress"]
-    line = report.result_line(split, values, count, progress["step"], run.best_step, trainer.monitor)
-    return {
-        "checkpoint": str(folder),
-        "split": split,
-        "step": progress["step"],
-        "num_samples": count,
-        "values": values,
-        "line": line,
-    }
+    return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots)

@@ -12,7 +12,23 @@ import torch
 
 from dlwp.data.resident import Order
 from dlwp.errors import DataError
+from dlwp.runs import history
+from dlwp.runs.folder import RunFolder, find_run
 from dlwp.training.audit import link
+
+
+def proven(run: str) -> str:
+    """Prove from a run's audit.jsonl that each sample of each epoch was used exactly once, and say so in a line.
+
+    Raises:
+        DataError: it was not so, or nothing is recorded. ConfigError: no such run.
+    """
+    path, _ = find_run(run)
+    try:
+        steps, epochs, samples = check(history.read(path / "audit.jsonl"))
+    except DataError as error:
+        raise DataError(f"{path / 'audit.jsonl'}: {error}") from error
+    return _line(steps, epochs, samples, RunFolder(path).read_summary())
 
 
 def check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
@@ -66,3 +82,15 @@ def _check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
         if len(used.unique()) != len(used) or len(used) != order.num_samples:
             raise DataError(f"epoch {number + 1} does not use each sample once")
     return step, epochs, order.num_samples
+
+
+def _line(steps: int, epochs: int, samples: int, summary: dict[str, Any]) -> str:
+    """Return what an audit has proven, and what the run says itself that it left out."""
+    whole = f"each of {samples:,} samples exactly once in each of {epochs} epochs" if epochs else "no epoch is whole"
+    exceptions = {
+        "left_out": "samples could not be read and others took their places (left_out.jsonl)",
+        "skipped_steps": "steps were left out, their loss was not finite",
+        "rollbacks": "times the weights went back to a checkpoint",
+    }
+    told = [f"{summary[key]} {what}" for key, what in exceptions.items() if summary.get(key)]
+    return f"{steps:,} steps are those of the order of seed and epoch: {'; but '.join([whole, *told])}"

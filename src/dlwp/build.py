@@ -79,12 +79,6 @@ class Parts:
         """Return why a key has its value, or "" when it was not decided here."""
         return next((one.reason for one in self.decisions if one.key == key), "")
 
-    def evaluator(self) -> Trainer:
-        """Return a trainer that only evaluates: its optimizer is never stepped."""
-        idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
-        settings = dataclasses.replace(self.settings, ema_decay=None)
-        return dataclasses.replace(self, optimizer=idle, settings=settings).trainer([])
-
     def trainer(self, observers: list[Any]) -> Trainer:
         """Return the trainer of these parts."""
         assert self.optimizer is not None

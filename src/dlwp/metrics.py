@@ -62,8 +62,8 @@ class Accuracy:
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch."""
-        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.max(1).indices
-        labels = _labels(outputs, targets)
+        found = (outputs > 0).flatten().long() if is_binary(outputs) else outputs.max(1).indices
+        labels = labels_of(outputs, targets)
         counted = labels != _IGNORED
         _add(self, ((found == labels) & counted).sum(), counted.sum())
 
@@ -96,11 +96,11 @@ class TopK:
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: outputs (B, K, ...), targets (B, ...) indices or (B, K) probabilities."""
-        if _is_binary(outputs):
+        if is_binary(outputs):
             raise ConfigError(
                 f"a top-k metric needs outputs (B, K), got {tuple(outputs.shape)}. metrics=regression, or none"
             )
-        labels = _labels(outputs, targets)
+        labels = labels_of(outputs, targets)
         counted = labels != _IGNORED
         label = torch.where(counted, labels, 0).unsqueeze(1)  # (B, 1, ...)
         own = outputs.gather(1, label)
@@ -136,8 +136,8 @@ class ConfusionMatrix:
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: outputs and targets as for `Accuracy`."""
-        found = (outputs > 0).flatten().long() if _is_binary(outputs) else outputs.max(1).indices
-        labels = _labels(outputs, targets)
+        found = (outputs > 0).flatten().long() if is_binary(outputs) else outputs.max(1).indices
+        labels = labels_of(outputs, targets)
         counted = labels != _IGNORED
         cells = torch.where(counted, labels * self.num_classes + found, 0).flatten().to(self.sums.device)
         self.sums.view(-1).index_add_(0, cells, counted.flatten().to(self.sums))  # whole numbers: exact in any order
@@ -268,14 +268,14 @@ def _add(metric: Any, *values: Any) -> None:
     metric.sums += torch.stack([value.to(metric.sums) for value in found])
 
 
-def _is_binary(outputs: Tensor) -> bool:
+def is_binary(outputs: Tensor) -> bool:
     """Return whether there is one logit a sample: (B,), or (B, 1)."""
     return outputs.ndim == 1 or (outputs.ndim == 2 and outputs.shape[1] == 1)
 
 
-def _labels(outputs: Tensor, targets: Tensor) -> Tensor:
+def labels_of(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return class indices (B, ...) of targets that are indices, probabilities, or 0 and 1 as floats."""
-    if _is_binary(outputs):
+    if is_binary(outputs):
         return targets.flatten().long()
     return targets.argmax(1) if targets.shape == outputs.shape else targets
 

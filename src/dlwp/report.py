@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -185,18 +186,25 @@ def _describe_group(entry: dict[str, Any]) -> str:
 
 
 def result_line(
-    split: str, values: dict[str, float], count: int, step: int, best_step: int | None, monitor: str
-) -> str:
-    """Return the metrics of a split, an accuracy with its 95% interval (Wilson), and whose weights they are."""
+    split: str, values: dict[str, float], count: int, step: int, best_step: int | None, monitor: str,
+    intervals: Mapping[str, Sequence[float]] | None = None,
+) -> str:  # fmt: skip
+    """Return the metrics of a split, and whose weights they are.
+
+    Args:
+        intervals: the 95% interval of each value that is a proportion; None: that of the accuracy (Wilson).
+    """
     pieces: list[str] = []
+    if intervals is None:
+        accuracy = values.get("accuracy", math.nan)
+        intervals = {"accuracy": wilson_interval(accuracy, count)} if math.isfinite(accuracy) else {}
     for name, value in values.items():
-        if name == "accuracy" and math.isfinite(value):
-            low, high = wilson_interval(value, count)
-            pieces.insert(0, f"accuracy {value:.1%} (95% interval {low:.1%} to {high:.1%})")
-        elif name == "top5":
-            pieces.append(f"top-5 {value:.1%}")
-        else:
-            pieces.append(f"{name} {value:.4g}")
+        shown = "top-5" if name == "top5" else name
+        text = f"{shown} {value:.1%}" if name in intervals or name == "top5" else f"{shown} {value:.4g}"
+        if name in intervals:
+            low, high = intervals[name]
+            text += f" ({'95% interval ' if name == 'accuracy' else ''}{low:.1%} to {high:.1%})"
+        pieces.insert(0 if name == "accuracy" else len(pieces), text)
     best = "" if best_step is None else f" (best {monitor}{'' if best_step == step else f': step {best_step:,}'})"
     return f"{', '.join(pieces)}, from step {step:,}{best}"
 
@@ -205,7 +213,7 @@ def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[floa
     """Return the 95% interval of a share of `count` trials.
 
     Source:
-        Wilson 1927, equation for the score interval.
+        Wilson 1927, Journal of the American Statistical Association 22, pages 209 to 212 (the score interval).
 
     >>> [round(bound, 3) for bound in wilson_interval(0.889, 10_000)]
     [0.883, 0.895]
@@ -215,6 +223,86 @@ def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[floa
     return centre - half, centre + half
 
 
+def evaluation_lines(found: Mapping[str, Any], most: int = 20) -> list[str]:
+    """Return what an evaluation found, for a person.
+
+    Args:
+        found: as `dlwp.evaluate` gives it.
+        most: rows of the table by class, those of the lowest recall.
+    """
+    table: dict[str, list[str]] = {found["split"]: [found["line"], *_further(found)]}
+    if found["by_class"]:
+        table["classes"] = _class_table(found["by_class"], most)
+    if found["left_out"]:
+        first, count = found["left_out"][0], len(found["left_out"])
+        text = f"{count:,} samples could not be read, others took their places: {first['file']}"
+        table["left out"] = [text + (", …" if count > 1 else "")]
+    if found["worst"]:
+        table["worst"] = [_worst_line(one) for one in found["worst"][:3]]
+    if found["files"]:
+        table["plots"] = list(found["files"].values())
+    elif found["note"]:
+        table["plots"] = [found["note"]]
+    return [
+        f"{name if number == 0 else '':<8} {text}" for name, texts in table.items() for number, text in enumerate(texts)
+    ]
+
+
+def _further(found: Mapping[str, Any]) -> list[str]:
+    """Return the line of what is measured of every classification and regression, whatever its metrics are."""
+    if found["regression"] is not None:
+        further = {name: value for name, value in found["regression"].items() if name not in found["values"]}
+        return [", ".join(f"{name} {value:.4g}" for name, value in further.items())] if further else []
+    if found["calibration"] is None:
+        return []
+    pieces = [] if found["macro_f1"] is None else [f"macro F1 {found['macro_f1']:.1%}"]
+    calibration = found["calibration"]
+    if calibration["error"] is not None:
+        sure, right = calibration["confidence"], calibration["accuracy"]
+        pieces.append(f"calibration error {calibration['error']:.1%} (on average {sure:.1%} sure, {right:.1%} right)")
+    return [", ".join(pieces)] if pieces else []
+
+
+def _class_table(classes: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """Return a table with a row a class, the lowest recall first; of classes without samples there is none."""
+    ranked = sorted(classes, key=lambda one: math.inf if one["recall"] is None else one["recall"])
+    rows: list[tuple[str, ...]] = [("class", "samples", "precision", "recall", "95% interval", "F1")]
+    for one in ranked[:most]:
+        bounds = one["recall_interval"]
+        between = "–" if bounds is None else f"{bounds[0]:.1%} to {bounds[1]:.1%}"
+        shares = [_percent(one[key]) for key in ("precision", "recall", "f1")]
+        rows.append((_shortened(one["class"]), f"{one['samples']:,}", *shares[:2], between, shares[2]))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    if len(ranked) > most:
+        lines.append(f"and {len(ranked) - most:,} more (format=json has all)")
+    return lines
+
+
+def _worst_line(one: Mapping[str, Any]) -> str:
+    where = f"sample {one['sample']:,}" if one["file"] is None else one["file"]
+    if "probability" in one:
+        true, predicted = _shortened(one["true"]), _shortened(one["predicted"])
+        return f"{true} taken for {predicted}, {one['probability']:.1%} sure ({where})"
+    if one["prediction"] is None:
+        return f"off by {one['error']:.4g} ({where})"
+    predicted, true = (_numbers(one[key]) for key in ("prediction", "target"))
+    return f"predicted {predicted}, is {true} ({where})"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    text = ", ".join(f"{value:.4g}" for value in values[:4]) + (", …" if len(values) > 4 else "")
+    return text if len(values) == 1 else f"[{text}]"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 30 else f"{name[:29]}…"
+
+
 def next_lines(folder: Path, resume: str) -> list[str]:
     """Return the commands that one would type next: of the run's folder, and `resume`."""
     return [
@@ -222,18 +310,6 @@ def next_lines(folder: Path, resume: str) -> list[str]:
         shlex.join(["dlwp-eval", f"checkpoint={folder}"]),
         resume,
     ]
-
-
-def audit_line(steps: int, epochs: int, samples: int, summary: dict[str, Any]) -> str:
-    """Return what an audit has proven, and what the run says itself that it left out."""
-    whole = f"each of {samples:,} samples exactly once in each of {epochs} epochs" if epochs else "no epoch is whole"
-    exceptions = {
-        "left_out": "samples could not be read and others took their places (left_out.jsonl)",
-        "skipped_steps": "steps were left out, their loss was not finite",
-        "rollbacks": "times the weights went back to a checkpoint",
-    }
-    told = [f"{summary[key]} {what}" for key, what in exceptions.items() if summary.get(key)]
-    return f"{steps:,} steps are those of the order of seed and epoch: {'; but '.join([whole, *told])}"
 
 
 def _reasoned(value: str, reason: str) -> str:

@@ -7,17 +7,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Sequence
+from typing import Any
 
 from dlwp import __version__
 from dlwp.commands import entry
 from dlwp.errors import ConfigError
 
-_DESCRIPTION = """Measure a run's best weights on a split of its data.
+_DESCRIPTION = """Measure a run's best weights on a split of its data: values with their 95% intervals, a table by
+class, calibration, and pictures of the confusion matrix, of the calibration and of the worst mistakes.
 
   dlwp-eval checkpoint=outputs/latest               the test split
   dlwp-eval checkpoint=last split=val format=json   the newest run, for machines
   dlwp-eval checkpoint=RUN data.root=/d/x           other settings as in dlwp-train
+
+keys:
+  checkpoint  a run folder (its best weights), a checkpoint, or last
+  split       train (not augmented), val or test; auto: test, or val where there is none (auto)
+  tta         views of each picture whose outputs are averaged: mirror, mirror_translate or null (as in training)
+  output      folder of the pictures (RUN/plots)
+  plots       whether pictures are written: true, false (true)
+  format      text or json (text)
 """
+_CHOICES = {"format": ("text", "json"), "plots": ("true", "false")}
 
 
 def main() -> int:
@@ -30,10 +43,27 @@ def _evaluate() -> int:
         prog="dlwp-eval", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"dlwp {__version__}")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="checkpoint=, split=, format= and settings")
-    own = {"checkpoint": "", "split": "auto", "format": "text"}
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="keys as below, and settings")
+    own, words = _read(parser.parse_intermixed_args().settings)
+    from dlwp import api
+
+    found = api.evaluate(
+        own["checkpoint"], split=own["split"], words=words, output=own["output"] or None, plots=own["plots"] == "true"
+    )
+    if own["format"] == "json":
+        print(_as_json(found))
+        return 0
+    from dlwp import report
+
+    print("\n".join(report.evaluation_lines(found)))
+    return 0
+
+
+def _read(settings: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Return the command's own keys, checked, and the words that are settings of the run."""
+    own = {"checkpoint": "", "split": "auto", "tta": "", "output": "", "plots": "true", "format": "text"}
     words = []
-    for word in parser.parse_intermixed_args().settings:
+    for word in settings:
         key, separator, value = word.partition("=")
         if separator and key in own:
             own[key] = value
@@ -41,11 +71,24 @@ def _evaluate() -> int:
             words.append(word)
     if not own["checkpoint"]:
         raise ConfigError("checkpoint must be given: checkpoint=RUN (a run folder, a checkpoint, or last)")
-    if own["format"] not in ("text", "json"):
-        raise ConfigError(f"format must be text or json, got '{own['format']}'")
-    from dlwp import api
+    for key, choices in _CHOICES.items():
+        if own[key] not in choices:
+            raise ConfigError(f"{key} must be {' or '.join(choices)}, got '{own[key]}'")
+    if own["output"] and own["plots"] == "false":
+        raise ConfigError(f"output={own['output']} has no effect with plots=false. Leave one of them out")
+    return own, [*words, *([f"trainer.tta={own['tta']}"] if own["tta"] else [])]
 
-    found = api.evaluate(own["checkpoint"], split=own["split"], words=words)
-    line = found.pop("line")
-    print(json.dumps(found, indent=1) if own["format"] == "json" else f"{found['split']:<8} {line}")
-    return 0
+
+def _as_json(found: dict[str, Any]) -> str:
+    """Return all but the words for a person, a key a line; what is no number is null."""
+    items = {key: _plain(value) for key, value in found.items() if key not in ("line", "note")}
+    lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in items.items()]
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

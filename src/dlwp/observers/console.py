@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -85,6 +85,12 @@ class Console:
         with self._bars_aside():
             self._print(self._stream, text)
         self._log(text)
+
+    def say_table(self, lines: Mapping[str, Sequence[str]]) -> None:
+        """Print lines of text, each with its name in front of the first."""
+        for name, texts in lines.items():
+            for number, text in enumerate(texts):
+                self.say(f"{name if number == 0 else '':<8} {text}")
 
     def warn(self, text: str) -> None:
         """Print a warning once, keep it for the end of the run, and log it."""

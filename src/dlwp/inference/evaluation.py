@@ -1,0 +1,195 @@
+"""Own the evaluation of a run's weights: one pass over a split, and from it values, tables and pictures.
+
+Knows nothing of configs, nor of how the run's parts are built from them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dlwp import checkpoint as checkpoints
+from dlwp import randomness, report, resuming
+from dlwp.build import Parts
+from dlwp.data.facts import path_of
+from dlwp.errors import ConfigError, MachineError
+from dlwp.inference import figures, scores
+from dlwp.inference.samples import ClassCollector, Classified, ErrorCollector, Unread, Watched
+from dlwp.runs import files
+from dlwp.runs.folder import RunFolder, find_run
+from dlwp.training.state import load_weights
+from dlwp.training.trainer import Trainer
+
+_MOST_WORST = 12
+
+
+def find_weights(checkpoint: str) -> tuple[RunFolder, Path]:
+    """Return the run and the checkpoint that are meant: of a run folder its best one, else its last.
+
+    Args:
+        checkpoint: a run folder, a checkpoint folder, or "last".
+
+    Raises:
+        ConfigError: no such run, or it has no checkpoint yet. DataError: a pointer is damaged.
+    """
+    path, folder = find_run(checkpoint)
+    run = RunFolder(path)
+    folder = folder or run.pointed("best") or resuming.find_checkpoint(run, None, fallback=False)[0]
+    if folder is None:
+        raise ConfigError(f"{path} has no checkpoint yet. Train it: {resuming.command(path)}")
+    return run, folder
+
+
+def evaluate(
+    parts: Parts, run: RunFolder, folder: Path, *, split: str = "auto", output: str | None = None, plots: bool = True
+) -> dict[str, Any]:
+    """Evaluate a checkpoint on a split; return and draw what is found.
+
+    Args:
+        parts: of the run, built for evaluation; they get the checkpoint's weights.
+        run, folder: from `find_weights`.
+        split: train, val or test; auto is test, or val where the data has no test split.
+        output: the folder of the pictures; None is the run's `plots`, and where that cannot be written there are none.
+        plots: whether pictures are drawn.
+
+    Returns:
+        As `dlwp.evaluate` says.
+
+    Raises:
+        ConfigError: no such split, or no such folder. DataError: the checkpoint is damaged.
+    """
+    if split == "auto":
+        split = "test" if "test" in parts.loaders else "val"
+    if split not in parts.loaders:
+        raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
+    has_classes = parts.data.facts.task == "classification"
+    place, refused = _place(run, output) if plots and has_classes else (None, "")
+    weights, record = checkpoints.load_weights(folder)
+    load_weights(parts.model, weights)
+    trainer, step, count = evaluator(parts), record["progress"]["step"], parts.loaders[split].num_samples
+    found: dict[str, Any] = {"checkpoint": str(folder), "split": split, "step": step, "num_samples": count}
+    found |= _measured(parts, trainer, split)
+    if place is not None and found["by_class"]:
+        found["files"] = _draw(found, parts, place)
+    bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
+    found["line"] = report.result_line(split, found["values"], count, step, run.best_step, trainer.monitor, bounds)
+    nothing = "none: there are no classes to draw" if output is not None else ""
+    found["note"] = refused if found["by_class"] else nothing
+    return found
+
+
+def _measured(parts: Parts, trainer: Trainer, split: str) -> dict[str, Any]:
+    """Pass over a split once; return values, and what a report adds to them."""
+    loader, unread, task = parts.loaders[split], Unread(), parts.data.facts.task
+    if hasattr(loader, "listener"):
+        loader.listener = unread
+    watched = None
+    own_step = parts.step is not None or hasattr(type(parts.model), "training_step")  # its outputs may be anything
+    if task in ("classification", "regression") and not own_step:
+        collector = ClassCollector() if task == "classification" else ErrorCollector(parts.device, _MOST_WORST)
+        trainer.step_function = watched = Watched(trainer.step_function, loader, collector)
+    values = trainer.evaluate(loader, split) or {}
+    found: dict[str, Any] = {
+        "values": values, "intervals": scores.intervals(values, parts.metrics, loader.num_samples), "macro_f1": None,
+        "by_class": [], "confusion": [], "calibration": None, "regression": None, "worst": [], "files": {},
+        "left_out": [
+            {"sample": sample, "file": name, "reason": reason} for sample, (name, reason) in unread.samples.items()
+        ],
+    }  # fmt: skip
+    if watched is None or not watched.fits:
+        return found
+    if isinstance(collector, ErrorCollector):
+        found |= {"regression": collector.values(), "worst": collector.worst()}
+    else:
+        found |= _of_classes(parts, collector.finish(), values)
+    # in the place of one that could not be read stood another
+    worst = [one for one in found["worst"] if one["sample"] not in unread.samples]
+    dataset = getattr(parts.data, split)
+    found["worst"] = [one | {"file": path_of(dataset, one["sample"])} for one in worst[:_MOST_WORST]]
+    return found
+
+
+def evaluator(parts: Parts) -> Trainer:
+    """Return a trainer that only evaluates: its optimizer is never stepped."""
+    idle = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.0)
+    settings = dataclasses.replace(parts.settings, ema_decay=None)
+    return dataclasses.replace(parts, optimizer=idle, settings=settings).trainer([])
+
+
+def _of_classes(parts: Parts, samples: Classified, values: dict[str, float]) -> dict[str, Any]:
+    names = _names(parts.data.facts.classes, samples)
+    counts = scores.confusion(samples)
+    classes = scores.by_class(counts, names)
+    return {
+        "intervals": scores.intervals(values, parts.metrics, len(samples.labels)),
+        "macro_f1": scores.macro_f1(classes),
+        "by_class": classes,
+        "confusion": counts.tolist(),
+        "calibration": scores.calibration(samples),
+        "worst": scores.worst(samples, names, _MOST_WORST),
+    }
+
+
+def _names(classes: Sequence[str] | None, samples: Classified) -> list[str]:
+    """Return a name for each output: its number where the data has no name for it."""
+    known = list(classes or ())[: samples.num_classes]
+    return [*known, *map(str, range(len(known), samples.num_classes))]
+
+
+# ---- pictures -------------------------------------------------------------------------------------------------------
+
+
+def _place(run: RunFolder, output: str | None) -> tuple[Path | None, str]:
+    """Return the folder for the pictures, made and tried; or None and why not, where nobody asked for this one."""
+    place = run.plots if output is None else Path(output).expanduser()
+    if output is not None and place.exists() and not place.is_dir():
+        raise ConfigError(f"output must be a folder, '{output}' is a file. output=FOLDER, or plots=false")
+    try:
+        files.make_folders(place)
+        files.probe(place)
+    except OSError as error:
+        if output is not None:
+            raise MachineError(f"output: {files.fault(error, place)}. output=FOLDER, or plots=false") from error
+        return None, f"none: {files.fault(error, place)}. output=FOLDER puts them elsewhere"
+    return place, ""
+
+
+def _draw(found: dict[str, Any], parts: Parts, place: Path) -> dict[str, str]:
+    """Write the pictures and return their paths by kind."""
+    from dlwp.observers.plots import draw_confusion, png
+
+    split = found["split"]
+    drawn = {
+        "confusion": draw_confusion(found["confusion"], [one["class"] for one in found["by_class"]], split),
+        "reliability": figures.draw_reliability(found["calibration"], split),
+    }
+    pictures = _pictures(getattr(parts.data, split), [one["sample"] for one in found["worst"]])
+    if pictures:
+        drawn["mistakes"] = figures.draw_mistakes(found["worst"], pictures, split)
+    written: dict[str, str] = {}
+    for kind in ("confusion", "reliability", "mistakes"):
+        path = place / f"eval-{split}-{kind}.png"
+        if kind in drawn:
+            files.write_atomic(path, png(drawn[kind]))
+            written[kind] = str(path)
+        else:
+            path.unlink(missing_ok=True)  # that of an evaluation before would pass for this one's
+    return written
+
+
+def _pictures(dataset: Dataset[Any], samples: Sequence[int]) -> list[Tensor]:
+    """Return the inputs of samples as they lie in the data set, before normalisation; none where one is no picture."""
+    found = []
+    for sample in samples:
+        with randomness.preserved():
+            picture = figures.as_picture(dataset[sample][0])
+        if picture is None:
+            return []
+        found.append(picture)
+    return found
