@@ -381,6 +381,17 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
     return predictor.of_network(network, device, None if checkpoint is None else config.values["trainer"]["tta"])
 
 
+def export(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), **options: Any) -> Path:
+    """Write a network to a file that runs elsewhere, run that in a new process, compare, and return its path.
+
+    `checkpoint` and `words` are as `load` takes them, the options (format="onnx", output=None, preprocessing=False,
+    softmax=False, inputs=(), say=print) as `dlwp.inference.export.export` does.
+    """
+    from dlwp.inference import export as exporting
+
+    return exporting.export(_network(checkpoint, words)[0], **options)
+
+
 def _network(checkpoint: str | Path | None, words: Sequence[str]) -> tuple[Network, Config]:
     from dlwp.config.compose import compose
     from dlwp.inference import networks

@@ -1,15 +1,18 @@
-"""Own the way from a checkpoint or published weights to a network, with what is known of its data.
+"""Own the way from a checkpoint, published weights or an exported file to a network, with what is known of its data.
 
-Knows nothing of what is done with it: it may be of any task.
+Knows nothing of what is done with it: predictions and exports are made of any task's network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 from torch import nn
 
 from dlwp import checkpoint, weights
@@ -88,3 +91,31 @@ def of_published(values: Mapping[str, Any], trust: Trust) -> Network:
         raise ConfigError(f"weights {found.name} do not fit: {', '.join(loaded.new[:3])} would be random numbers")
     stem = str(section.get("name") or section["_target_"].split(".")[-2])
     return Network(model.eval(), facts, section, found.name, Path(stem))
+
+
+def of_file(path: str | Path, trust: Sequence[str] | Trust = ()) -> Network:
+    """Return the network of a file that `dlwp-export format=safetensors` wrote.
+
+    Args:
+        path: of the file. trust: packages whose classes may be built of what it names, beside those of dlwp, torch,
+            torchvision and timm, such as ["my_file"]; or the whole rule.
+
+    Raises:
+        DataError: it is damaged, or was not written by dlwp-export. ConfigError: it names a class that is not trusted.
+
+    Example:
+        >>> network = of_file("model.safetensors")  # doctest: +SKIP
+        >>> logits = network.model(inputs)  # doctest: +SKIP
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            said = file.metadata() or {}
+        section, facts = json.loads(said["model"]), Facts(**json.loads(said["facts"]))
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, FileNotFoundError) as error:
+        raise DataError(f"{path} is no whole .safetensors file ({error})") from None
+    except (LookupError, TypeError, ValueError) as error:
+        raise DataError(f"{path} does not say what network it is of ({error}): dlwp-export did not write it") from None
+    model = instantiate(section, "model", trust if isinstance(trust, Trust) else Trust(False, trust))
+    load_weights(model, tensors)
+    return Network(model.eval(), facts, section, str(path), Path(path).with_suffix(""))
