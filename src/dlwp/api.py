@@ -22,6 +22,7 @@ from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own
 if TYPE_CHECKING:
     from dlwp.build import Parts
     from dlwp.config.compose import Config
+    from dlwp.inference.networks import Network
     from dlwp.inference.predictor import Predictor
     from dlwp.observers.console import Console
     from dlwp.training.trainer import Trainer
@@ -366,22 +367,40 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
         >>> dlwp.load("outputs/latest")("photo.jpg")[0].label  # doctest: +SKIP
     """
     from dlwp import devices
+    from dlwp.inference import predictor
+
+    network, config = _network(checkpoint, words)
+    device, _ = devices.resolve(config.values["device"])
+    devices.limit_threads()
+    return predictor.of_network(network, device, None if checkpoint is None else config.values["trainer"]["tta"])
+
+
+def export(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), **options: Any) -> Path:
+    """Write a network to a file that runs elsewhere, run that in a new process, compare, and return its path.
+
+    `checkpoint` and `words` are as `load` takes them, the options (format="onnx", output=None, preprocessing=False,
+    softmax=False, inputs=(), say=print) as `dlwp.inference.export.export` does.
+    """
+    from dlwp.inference import export as exporting
+
+    return exporting.export(_network(checkpoint, words)[0], **options)
+
+
+def _network(checkpoint: str | Path | None, words: Sequence[str]) -> tuple[Network, Config]:
     from dlwp.config.compose import compose
-    from dlwp.inference import evaluation, predictor
+    from dlwp.inference import evaluation, networks
     from dlwp.parts import Trust
 
-    folder = None
-    if checkpoint is not None:
-        _, folder = evaluation.find_weights(str(checkpoint))
+    folder = None if checkpoint is None else evaluation.find_weights(str(checkpoint))[1]
+    if folder is not None:
         words = [*words, "resume_exact=false", f"resume={folder}"]
     elif not any(check.split(word)[1] == "model" for word in words):
         words = ["model=efficientnet_lite", *words]
     config = compose(words)
-    trust, (device, _) = Trust(not config.foreign, config.trusted), devices.resolve(config.values["device"])
-    devices.limit_threads()
+    trust = Trust(not config.foreign, config.trusted)
     if folder is None:
-        return predictor.of_published(config.values, trust, device)
-    return predictor.of_run(folder, config.values, trust, device)
+        return networks.of_published(config.values, trust), config
+    return networks.of_run(folder, config.values, trust), config
 
 
 def audit(run: str) -> str:

@@ -21,20 +21,20 @@ _NAMES = {
 }  # fmt: skip
 
 
-def pieces(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+def pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes | memoryview]:
     """Yield the bytes of a file of these tensors: its header, then each tensor's own memory.
 
     A tensor is copied only where it is not on the host or does not lie there in order, and then alone.
 
     Args:
-        tensors: by name; of any device and strides.
+        tensors: by name; of any device and strides. metadata: further text that the header holds.
 
     Raises:
         TypeError: the format has no such type of numbers.
 
     Source: github.com/huggingface/safetensors, "Format".
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {**(metadata or {}), "format": "pt"}}
     ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))  # so that each is aligned
     end = 0
     for name, tensor in ordered:

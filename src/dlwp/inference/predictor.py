@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +18,15 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from dlwp import checkpoint, devices, weights
+from dlwp import devices
 from dlwp.data import pictures
 from dlwp.data.augment import BatchTransform
 from dlwp.data.datasets import Facts
 from dlwp.errors import ConfigError, DataError
+from dlwp.inference.networks import Network
 from dlwp.inference.sources import name_of
 from dlwp.models import stages
-from dlwp.models.pretrained import load_into
 from dlwp.models.views import with_views
-from dlwp.parts import Trust, instantiate, locate, take_off
-from dlwp.settings import ModelKeys
-from dlwp.training.state import load_weights
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R 601
 
@@ -188,7 +185,7 @@ class Predictor:
         results: Iterator[tuple[Any, ...]] = iter(())
         if arrays:
             batch = torch.from_numpy(numpy.stack(arrays)).permute(0, 3, 1, 2)  # (B, H, W, 3) to (B, 3, H, W)
-            values = self.probabilities(self._in_channels(batch))
+            values = self.probabilities(in_channels(batch, self.facts.input_shape[0]))
             top = values.topk(min(top_k, values.shape[1]))
             vectors = head.vectors().float().cpu() if head is not None else [None] * len(arrays)
             results = iter(list(zip(top.values.tolist(), top.indices.tolist(), vectors, batch)))
@@ -203,11 +200,13 @@ class Predictor:
     def _label(self, index: int) -> str:
         return self.classes[index] if index < len(self.classes) else str(index)
 
-    def _in_channels(self, batch: Tensor) -> Tensor:
-        if self.facts.input_shape[0] == 3:
-            return batch
-        grey = sum(weight * batch[:, number].float() for number, weight in enumerate(_GREY))
-        return grey.round().to(torch.uint8).unsqueeze(1)  # type: ignore[union-attr]
+
+def in_channels(batch: Tensor, channels: int) -> Tensor:
+    """Return pictures uint8 (B, 3, H, W) as they are, or in grey, (B, 1, H, W), where one channel is taken."""
+    if channels == 3:
+        return batch
+    grey = sum(weight * batch[:, number].float() for number, weight in enumerate(_GREY))
+    return grey.round().to(torch.uint8).unsqueeze(1)  # type: ignore[union-attr]
 
 
 def _pixels(source: Any) -> numpy.ndarray:
@@ -224,57 +223,13 @@ def _pixels(source: Any) -> numpy.ndarray:
     return numpy.broadcast_to(array, (*array.shape[:2], 3))
 
 
-# ---- where they come from -------------------------------------------------------------------------------------------
-
-
-def of_run(folder: Path, values: Mapping[str, Any], trust: Trust, device: torch.device) -> Predictor:
-    """Return the predictor of a checkpoint: the data set is not needed.
-
-    Args:
-        folder: of the checkpoint. values: its config, as plain containers.
+def of_network(network: Network, device: torch.device, tta: str | None = None) -> Predictor:
+    """Return the predictor of a network.
 
     Raises:
-        DataError: it is damaged, or older than what it must hold. ConfigError: it does not classify pictures.
+        ConfigError: it does not classify pictures.
     """
-    tensors, record = checkpoint.load_weights(folder)
-    if not record.get("data"):
-        raise DataError(f"{folder} does not say what its data was: it was saved by an older dlwp. Train it further")
-    facts = Facts(**record["data"])
-    section, _ = take_off(values["model"], ModelKeys, locate(values["model"]["_target_"], "model._target_", trust))
-    model = instantiate(section, "model", trust)
-    load_weights(model, tensors)
-    return Predictor(model, facts, device, tta=values["trainer"]["tta"], name=str(folder))
-
-
-def of_published(values: Mapping[str, Any], trust: Trust, device: torch.device) -> Predictor:
-    """Return the predictor of a network with published weights, as the section `model` names it.
-
-    Raises:
-        ConfigError: there is no such network, or no weights of it are published.
-    """
-    whole = {**values["model"]}
-    target = locate(whole.get("_target_"), "model._target_", trust)
-    section, own = take_off(whole, ModelKeys, target)
-    keys = ModelKeys(**{**own, "pretrained": own.get("weights") is None})
-    found = weights.chosen(target, section, keys)
-    assert found is not None
-    tensors = found.load()
-    size = found.image_size
-    if size is None or found.mean is None or found.std is None:
-        raise ConfigError(f"how pictures must come for {found.name} is not known. Train it, then checkpoint=RUN")
-    num_classes = len(found.classes) if found.classes else list(tensors.values())[-1].shape[0]
-    facts = Facts(
-        task="classification", input_shape=(3, size, size), num_classes=num_classes, classes=found.classes,
-        mean=list(found.mean), std=list(found.std),
-        form={"fit": "crop" if found.resize else "stretch", "resize": found.resize,
-              "interpolation": found.interpolation},
-    )  # fmt: skip
-    answers = {name: value for name, (value, _) in facts.answers().items() if section.get(name) == "auto"}
-    model = instantiate({**section, **answers}, "model", trust)
-    loaded = load_into(model, tensors, found.name)
-    if loaded.new:
-        raise ConfigError(f"weights {found.name} do not fit: {', '.join(loaded.new[:3])} would be random numbers")
-    return Predictor(model, facts, device, name=found.name)
+    return Predictor(network.model, network.facts, device, tta=tta, name=network.name)
 
 
 def as_json(found: Iterable[Predicted]) -> str:

@@ -99,8 +99,8 @@ class ViT(nn.Module):
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (B, K) of pictures (B, C, H, W)."""
         tokens = self.embed(pictures).flatten(2).transpose(1, 2)  # (B, T, D)
-        if self.class_token is not None:
-            tokens = torch.cat([self.class_token.expand(len(tokens), -1, -1), tokens], 1)  # (B, 1 + T, D)
+        if self.class_token is not None:  # shape[0], as len() would fix the size of the batch in an exported file
+            tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1), tokens], 1)  # (B, 1 + T, D)
         tokens = self.norm(self.blocks(self.dropout(tokens + self.positions)))
         return self.head(tokens.mean(1) if self.class_token is None else tokens[:, 0])
 
