@@ -91,6 +91,15 @@ def test_wrong_words_of_an_export_are_told_before_anything_slow(words: list[str]
     assert not modules & (SLOW | {"onnx", "onnxruntime", "onnxscript", "hydra", "omegaconf"})
 
 
+@pytest.mark.parametrize(
+    ("words", "status"), [(["--help"], 0), ([], 2), (["nothere.jpg"], 2), (["nothere.jpg", "formt=csv"], 2)], ids=str
+)
+def test_wrong_words_of_a_prediction_are_told_before_anything_slow(words: list[str], status: int) -> None:
+    code, modules, _, _ = run("dlwp.commands.predict", *words)
+    assert code == status
+    assert not modules & (SLOW | {"hydra", "omegaconf", "PIL"})
+
+
 def test_composing_needs_nothing_slow() -> None:
     program = "import sys; from dlwp.config.compose import compose; compose(['model=vit']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

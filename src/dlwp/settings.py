@@ -17,6 +17,10 @@ GROUPS = (
 """The config groups, in the order of the defaults list."""
 
 
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""Endings of file names that are taken for pictures."""
+
+
 @dataclass
 class CommandSettings:
     """The top level of `dlwp-train`: everything that is not a group."""

@@ -47,17 +47,20 @@ def _predict() -> int:
     own, words, named = _read()
     if not named:
         raise ConfigError("no picture is given. dlwp-predict photo.jpg, a folder, a pattern, or - for standard input")
+    top_k, batch_size = _number(own, "top_k"), _number(own, "batch_size")
     plots = {"false": None, "true": "predictions.png"}.get(own["plots"], own["plots"])
-    from dlwp import api
-    from dlwp.inference import sources, vectors
+    from dlwp.inference import sources
 
     given = sources.expand(named)
-    if own["features"]:
-        vectors.check(Path(own["features"]))
+    if own["features"] and Path(own["features"]).suffix not in (".npz", ".safetensors", ""):
+        text = f"features={own['features']}: give a .npz, a .safetensors, or a folder for TensorBoard's projector"
+        raise ConfigError(text)
+    from dlwp import api
+
     predictor = api.load(own["checkpoint"] or None, words=words)
     keep = plots is not None or bool(own["features"] and not Path(own["features"]).suffix)
     found = predictor.predict(
-        given, top_k=_number(own, "top_k"), batch_size=_number(own, "batch_size"), features=bool(own["features"]),
+        given, top_k=top_k, batch_size=batch_size, features=bool(own["features"]),
         keep_pictures=keep,
     )  # fmt: skip
     done = _shown(found, predictor, own, len(given), keep=bool(own["features"] or plots or own["format"] == "json"))

@@ -25,9 +25,7 @@ from torch import Tensor
 from dlwp.data.datasets import ArrayDataset
 from dlwp.errors import DataError, MachineError
 from dlwp.runs import files
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""Endings of file names that are taken for pictures."""
+from dlwp.settings import PICTURE_SUFFIXES
 
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded, as its header says: a quarter of a GiB in RGB."""
@@ -124,7 +122,8 @@ def list_pictures(folder: Path, classes: Sequence[str]) -> Listing:
             raise DataError(f"{folder.name} has class '{name}', train does not (train: {', '.join(classes)})")
         entries = _entries(folder / name)
         if not entries:
-            raise DataError(f"class folder '{folder / name}' has no pictures ({', '.join(SUFFIXES)}). Remove it")
+            kinds = ", ".join(PICTURE_SUFFIXES)
+            raise DataError(f"class folder '{folder / name}' has no pictures ({kinds}). Remove it")
         paths += [path for path, _, _ in entries]
         targets += [classes.index(name)] * len(entries)
         digest.update(repr(entries).encode())
@@ -136,7 +135,7 @@ def _entries(folder: Path) -> list[tuple[str, int, int]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.name.lower().endswith(SUFFIXES):
+                if entry.name.lower().endswith(PICTURE_SUFFIXES):
                     status = entry.stat()
                     if not stat.S_ISREG(status.st_mode):
                         raise DataError(f"'{entry.path}' is not a regular file. Remove it")

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dlwp.data.pictures import SUFFIXES
 from dlwp.errors import ConfigError, nearest
+from dlwp.settings import PICTURE_SUFFIXES
 
 
 def expand(words: Sequence[str]) -> list[Any]:
@@ -51,10 +51,10 @@ def _in_folder(folder: Path) -> list[str]:
         str(Path(parent, name))
         for parent, _, names in os.walk(folder)
         for name in names
-        if name.lower().endswith(SUFFIXES)
+        if name.lower().endswith(PICTURE_SUFFIXES)
     ]
     if not found:
-        raise ConfigError(f"no pictures ({', '.join(SUFFIXES)}) in '{folder}'")
+        raise ConfigError(f"no pictures ({', '.join(PICTURE_SUFFIXES)}) in '{folder}'")
     return sorted(found)
 
 

@@ -16,27 +16,17 @@ import numpy
 import torch
 from torch import Tensor
 
-from dlwp.errors import ConfigError
 from dlwp.runs import files
 
 _TILE, _MOST_TILES = 48, 1600  # a sprite is at most 40 x 40 pictures
-
-
-def check(path: Path) -> None:
-    """Refuse a name that says of no kind of file what it is.
-
-    Raises:
-        ConfigError: its ending is neither .npz nor .safetensors, nor is there none, which means a folder.
-    """
-    if path.suffix not in (".npz", ".safetensors", ""):
-        raise ConfigError(f"features={path}: give a .npz, a .safetensors, or a folder for TensorBoard's projector")
 
 
 def write(path: Path, names: Sequence[str], labels: Sequence[str], features: Tensor, pictures: Tensor | None) -> None:
     """Write features (N, D) of N sources.
 
     Args:
-        path: as `check` lets through. names: of the sources. labels: the likeliest class of each.
+        path: a .npz, a .safetensors, or, without an ending, a folder.
+        names: of the sources. labels: the likeliest class of each.
         pictures: uint8 (N, 3, H, W), which a folder's projector shows.
     """
     if path.suffix == ".npz":
