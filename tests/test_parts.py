@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,7 @@ def test_foreign_config_imports_nothing_of_the_folder_where_the_person_stands(ow
     (own_place / "timm").mkdir()
     (own_place / "timm" / "__init__.py").write_text("from pathlib import Path\nPath('evil-ran').touch()\n")
     monkeypatch.syspath_prepend(own_place)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)  # an installed one, that another test imported
     for target in ("evil.Model", "timm.create_model"):
         with pytest.raises(ConfigError, match="wants to run"):
             locate(target, "model._target_", FOREIGN)

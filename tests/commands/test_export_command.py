@@ -70,7 +70,7 @@ MISTAKES = {
     "checkpoint=run preprocessing=yes": "preprocessing must be true or false, got 'yes'",
     "checkpoint=run format=safetensors softmax=true": "softmax=true has no effect on format=safetensors",
     "checkpoint=nowhere format=safetensors": "no run 'nowhere'",
-    "model=resnet format=safetensors": "model.pretrained=true, but no weights of ResNet are published",
+    "model=resnet format=safetensors": "no weights of ResNet are published",
 }
 
 

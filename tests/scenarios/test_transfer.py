@@ -161,7 +161,7 @@ def test_rates_of_the_backbone_are_lower_stage_by_stage() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("model=resnet", "model.pretrained=true"), "no weights of ResNet are published. model.weights=FILE"),
+        (("model=resnet", "model.pretrained=true"), "no weights of ResNet are published.*model.weights=FILE"),
         (("model=resnet", "model.weights=none.pth"), "no file 'none.pth'"),
         (("model=resnet", "model.freeze=9"), "model.freeze=9, but the backbone has 4 stages"),
         (("model=resnet", "optimizer.backbone_lr_scale=0.1", "optimizer.groups=[{parameters: head.*, lr: 1}]"),

@@ -156,8 +156,8 @@ def _require_evaluation(place: Path, word: str, name: str, where: str, options: 
     if name in (NEVER_EVALUATED[1:] if kept == "raw" else NEVER_EVALUATED):
         made = kit.once(f"damage-evaluated-{kept}", lambda made: whole_run(made, kept) and None)
         expected = made / "run"
-        whole = succeed(f"checkpoint={expected}", name="evaluate", folder=place)
-        found = succeed(word, name="evaluate", folder=place, **options)
+        whole = succeed(f"checkpoint={expected}", "plots=false", name="evaluate", folder=place)
+        found = succeed(word, "plots=false", name="evaluate", folder=place, **options)
         require_equal(found.splitlines()[-1], whole.splitlines()[-1], where)
     else:
         _require_named(fail(3, word, name="evaluate", folder=place, **options), f"{NEWEST}/{name}", where)

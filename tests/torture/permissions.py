@@ -65,7 +65,7 @@ def refused(how: str, fresh: bool = False) -> Trial:
         succeed(*RUN, f"run_dir={place}/run")
         if how == "mode":
             mounts.obey_modes()
-            for one in (place, place / "run"):
+            for one in (place, *(path for path in (place / "run", place / "run" / "plots") if path.exists())):
                 one.chmod(0o555)
         else:
             mounts.own_mounts()
