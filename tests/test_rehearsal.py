@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dlwp.build import Parts
 from dlwp.data.datasets import ArrayDataset, Facts, Splits
 from dlwp.data.resident import ResidentLoader
 from dlwp.errors import ConfigError, DataError
-from dlwp.rehearsal import rehearse
+from dlwp.rehearsal import _backward_flops, rehearse
 from dlwp.settings import TrainerSettings
 
 PICTURES = torch.zeros(12, 1, 8, 8)
@@ -108,3 +109,19 @@ def test_rehearsal_counts_operations_and_changes_nothing() -> None:
     assert rehearsal.flops_per_sample == 3 * 2 * 64 * 3
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(value.grad is None for value in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("layer", "forward"),
+    [
+        (nn.Conv2d(4, 8, 3, padding=1, bias=False), 2 * 36 * 8 * 4 * 9),
+        (nn.Conv2d(4, 8, 3, padding=1, groups=4, bias=False), 2 * 36 * 8 * 1 * 9),
+        (nn.ConvTranspose2d(4, 8, 3, padding=1, bias=False), 2 * 36 * 4 * 8 * 9),
+    ],
+    ids=["whole", "in groups", "transposed"],
+)
+def test_the_gradient_of_a_convolution_counts_twice_its_forward_pass(layer: nn.Module, forward: int) -> None:
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
+    with counter:
+        layer(torch.randn(1, 4, 6, 6, requires_grad=True)).sum().backward()
+    assert counter.get_total_flops() == 3 * forward

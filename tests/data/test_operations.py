@@ -10,7 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dlwp.data.datasets import is_channels_last
-from dlwp.data.operations import OPERATIONS, Colour, Crop, Cutmix, Cutout, Erasing, Flip, Mixup, RandAugment
+from dlwp.data.operations import (
+    OPERATIONS,
+    Colour,
+    Crop,
+    Cutmix,
+    Cutout,
+    Erasing,
+    Flip,
+    Mixup,
+    RandAugment,
+    ResizedCrop,
+)
 from dlwp.errors import ConfigError
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -183,3 +194,15 @@ def test_cutout_covers_a_square_whose_centre_lies_anywhere() -> None:
     assert bool(covered[:, 0].any(0).all())
     with pytest.raises(ConfigError, match="size >= 1"):
         Cutout(0)
+
+
+def test_a_resized_crop_of_all_of_a_picture_is_the_picture_and_a_part_is_an_enlarged_part() -> None:
+    ramp = torch.linspace(0, 1, 32).expand(6, 3, 32, 32).contiguous()  # each column brighter than the one before it
+    whole, _ = ResizedCrop(scale=(1.0, 1.0), ratio=(1.0, 1.0))(ramp, None, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(whole, ramp, rtol=0, atol=1e-5)
+    part, _ = ResizedCrop(scale=(0.25, 0.25), ratio=(1.0, 1.0))(ramp, None, torch.Generator().manual_seed(0))
+    steps = part[:, 0, 16].diff()  # (6, 31): of half a column each
+    torch.testing.assert_close(steps, torch.full((6, 31), 0.5 / 31), rtol=0, atol=1e-4)
+    assert len(part[:, 0, 0, 0].unique()) == 6  # elsewhere in each picture
+    with pytest.raises(ConfigError, match="resized_crop takes scale"):
+        ResizedCrop(scale=(0.0, 1.0))
