@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
+from urllib.request import Request, build_opener
 
 from dlwp.errors import DataError
 from dlwp.runs import files
@@ -161,7 +161,9 @@ def _receive_once(url: str, part: Path, title: str, timeout_s: float, progress: 
     begin = part.stat().st_size if part.exists() and known.startswith(f"{url}\n") else 0
     if begin:
         headers |= {"Range": f"bytes={begin}-", "If-Range": known.partition("\n")[2]}
-    with urlopen(Request(url, headers=headers), timeout=timeout_s) as answer:
+    with build_opener().open(
+        Request(url, headers=headers), timeout=timeout_s
+    ) as answer:  # by the proxies of this moment
         if answer.status != 206 or not (answer.headers["Content-Range"] or "").startswith(f"bytes {begin}-"):
             if answer.status == 206:
                 files.remove(validator)
