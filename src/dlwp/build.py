@@ -125,14 +125,14 @@ class Builder:
         """
         parts = self.build_for_evaluation(fresh=fresh)
         keys = ModelKeys(**self._take_off("model", ModelKeys)[1])
-        frozen = stages.freeze(parts.model, keys.freeze, parts.data.facts.num_classes)
-        if frozen is not None and parts.settings.unfreeze_at is not None:
-            frozen.thaw(parts.model)  # the optimizer is to have all
+        freeze = functools.partial(stages.freeze, parts.model, keys.freeze, parts.data.facts.num_classes)
+        thaws = parts.settings.unfreeze_at is not None  # then the optimizer is to have all
+        parts.frozen = None if thaws else freeze()
         if hasattr(parts.model, "init_from"):  # weights that begin from the data, of the first training batch
             with torch.no_grad():
                 parts.model.init_from(next(iter(parts.loaders["train"].epoch(0)))[0])  # type: ignore[operator]
         parts.optimizer = self._optimizer(parts.model, parts.data.facts)
-        parts.frozen = stages.freeze(parts.model, keys.freeze, parts.data.facts.num_classes)
+        parts.frozen = freeze() if thaws else parts.frozen
         parts.scheduler, parts.scheduler_interval = self._scheduler(parts)
         own = [group.pop("scheduler", None) for group in parts.optimizer.param_groups]
         parts.scheduler = schedules.by_group(parts.scheduler, own)

@@ -32,10 +32,10 @@ def once(parts: Parts, begun: Path | None, say: Callable[[str], None]) -> Parts:
     Args:
         begun: the checkpoint that the run goes on from, whose backbone it is; None: the model has its weights.
     """
-    reason = _why_not(parts)
-    if reason is not None:
-        if reason:
-            say(f"features are computed anew in every step: {reason}")
+    if parts.frozen is None or parts.frozen.what != "backbone":
+        return parts
+    if (reason := _why_not(parts)) is not None:
+        say(f"features are computed anew in every step: {reason}")
         return parts
     if begun is not None:
         load_weights(parts.model, checkpoint.load_weights(begun)[0])
@@ -49,9 +49,7 @@ def once(parts: Parts, begun: Path | None, say: Callable[[str], None]) -> Parts:
 
 
 def _why_not(parts: Parts) -> str | None:
-    """Return why the features cannot be computed once for a run, "" where nothing asks for it, None where they can."""
-    if parts.frozen is None or parts.frozen.what != "backbone":
-        return ""
+    """Return why the features of a frozen backbone cannot be computed once, None where they can."""
     if parts.settings.unfreeze_at is not None:
         return "trainer.unfreeze_at trains the backbone later"
     if parts.step is not None or hasattr(type(parts.model), "training_step") or parts.settings.tta is not None:

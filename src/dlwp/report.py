@@ -19,6 +19,7 @@ from dlwp import devices
 from dlwp.build import Parts
 from dlwp.data.datasets import size
 from dlwp.data.resident import ResidentLoader
+from dlwp.observers.console import labelled
 from dlwp.rehearsal import Rehearsal
 
 _BAR = " · "
@@ -243,9 +244,7 @@ def evaluation_lines(found: Mapping[str, Any], most: int = 20) -> list[str]:
         table["plots"] = list(found["files"].values())
     elif found["note"]:
         table["plots"] = [found["note"]]
-    return [
-        f"{name if number == 0 else '':<8} {text}" for name, texts in table.items() for number, text in enumerate(texts)
-    ]
+    return labelled(table)
 
 
 def _further(found: Mapping[str, Any]) -> list[str]:

@@ -42,8 +42,7 @@ def chosen(target: Any, section: Mapping[str, Any], keys: ModelKeys) -> Weights 
     if keys.weights is None:
         return found
     path = str(keys.weights)
-    bare = Weights(path, lambda: _read(path), None, None, None, None, None, None)
-    return bare if found is None else dataclasses.replace(found, name=path, load=bare.load)
+    return dataclasses.replace(found or Weights(path, dict), name=path, load=lambda: _read(path))
 
 
 def answers(found: Weights | None, section: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:

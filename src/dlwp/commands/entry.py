@@ -129,6 +129,22 @@ def _full_key(name: str) -> str:
     return next((key for key in keys if key == leaf or key.endswith(f".{leaf}")), leaf)
 
 
+def take(word: str, own: dict[str, str], words: list[str], further: Sequence[str]) -> None:
+    """Put a word key=value where it belongs: into a command's own keys, or among the settings of a network.
+
+    Raises:
+        ConfigError: the key is neither one of `own`, nor of `further`, nor of the model.
+    """
+    key, _, value = word.partition("=")
+    if key in own:
+        own[key] = value
+    elif key in further or key.startswith("model."):
+        words.append(word)
+    else:
+        known = [*own, *further]
+        raise ConfigError(f"unknown key '{key}'.{did_you_mean(key, known)} There are: {', '.join(known)}, model.…")
+
+
 # ---------------------------------------------------------------------------------------------- the outermost
 
 

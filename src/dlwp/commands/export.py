@@ -11,7 +11,7 @@ from typing import Any
 
 from dlwp import __version__
 from dlwp.commands import entry
-from dlwp.errors import ConfigError, did_you_mean
+from dlwp.errors import ConfigError
 
 _DESCRIPTION = """Write a network to a file that runs elsewhere; it is run in a new process and compared first.
 
@@ -68,18 +68,11 @@ def _export() -> int:
 
 def _read(given: list[str]) -> tuple[dict[str, str], list[str]]:
     """Return own keys, and settings for the model."""
-    own, words = dict(_OWN), []
+    own, words = dict(_OWN), list[str]()
     for word in given:
-        key, separator, value = word.partition("=")
-        if not separator:
+        if "=" not in word:
             raise ConfigError(f"'{word}' is no setting. dlwp-export checkpoint=RUN, or model=efficientnet_lite")
-        if key in own:
-            own[key] = value
-        elif key in _FURTHER or key.startswith("model."):
-            words.append(word)
-        else:
-            known = [*own, *_FURTHER]
-            raise ConfigError(f"unknown key '{key}'.{did_you_mean(key, known)} There are: {', '.join(known)}, model.…")
+        entry.take(word, own, words, _FURTHER)
     if not own["checkpoint"] and not any(word.startswith("model=") for word in words):
         raise ConfigError("what is exported? checkpoint=RUN (a run, a checkpoint, or last), or model=efficientnet_lite")
     return own, words

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from dlwp import __version__
 from dlwp.commands import entry
-from dlwp.errors import ConfigError, DataError, did_you_mean
+from dlwp.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from dlwp.inference.predictor import Predicted, Predictor
+    from dlwp.inference.predictor import Predicted
 
 _DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
 
@@ -63,7 +63,7 @@ def _predict() -> int:
         given, top_k=top_k, batch_size=batch_size, features=bool(own["features"]),
         keep_pictures=keep,
     )  # fmt: skip
-    done = _shown(found, predictor, own, len(given), keep=bool(own["features"] or plots or own["format"] == "json"))
+    done = _shown(found, own, len(given), keep=bool(own["features"] or plots or own["format"] == "json"))
     if own["features"]:
         _write_features(Path(own["features"]), done)
     if plots is not None:
@@ -85,18 +85,12 @@ def _read() -> tuple[dict[str, str], list[str], list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"dlwp {__version__}")
     parser.add_argument("words", nargs="*", metavar="PICTURE or key=value", help="pictures, keys as above, settings")
-    own, words, named = dict(_OWN), [], []
+    own, words, named = dict(_OWN), list[str](), list[str]()
     for word in parser.parse_intermixed_args().words:
-        key, separator, value = word.partition("=")
-        if not separator or Path(word).exists():
+        if "=" not in word or Path(word).exists():
             named.append(word)
-        elif key in own:
-            own[key] = value
-        elif key in _FURTHER or key.startswith("model."):
-            words.append(word)
         else:
-            known = [*own, *_FURTHER]
-            raise ConfigError(f"unknown key '{key}'.{did_you_mean(key, known)} There are: {', '.join(known)}, model.…")
+            entry.take(word, own, words, _FURTHER)
     if own["format"] not in ("table", "json", "csv"):
         raise ConfigError(f"format must be table, json or csv, got '{own['format']}'")
     return own, words, named
@@ -111,9 +105,7 @@ def _number(own: dict[str, str], key: str) -> int:
 # ---- what is shown --------------------------------------------------------------------------------------------------
 
 
-def _shown(
-    found: Iterator[Predicted], predictor: Predictor, own: dict[str, str], count: int, *, keep: bool
-) -> list[Predicted]:
+def _shown(found: Iterator[Predicted], own: dict[str, str], count: int, *, keep: bool) -> list[Predicted]:
     """Print predictions as they come, or write them to the output; return those that are needed further."""
     from tqdm import tqdm
 

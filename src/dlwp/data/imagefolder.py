@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -223,33 +222,9 @@ def _decoded(listings: dict[str, Listing], form: Form, skip: bool) -> tuple[dict
     faults: list[str] = []
     found: dict[str, Dataset[Any]] = {}
     total = sum(len(listing.paths) for listing in listings.values())
-    with (
-        tqdm(total=total, desc="decoding", unit=" pictures", leave=False, disable=None) as bar,
-        ThreadPoolExecutor(devices.usable_processors()) as threads,
-    ):
+    with tqdm(total=total, desc="decoding", unit=" pictures", leave=False, disable=None) as bar:
         for name, listing in listings.items():
-            memory = torch.empty((len(listing.paths), form.height, form.width, 3), dtype=torch.uint8)
-            kept = torch.ones(len(listing.paths), dtype=torch.bool)
-
-            def fill(begin: int, listing: Listing = listing, memory: Tensor = memory, kept: Tensor = kept) -> int:
-                chunk = listing.paths[begin : begin + _CHUNK]
-                for sample, path in enumerate(chunk, begin):
-                    try:
-                        memory.numpy()[sample] = pictures.decode(path, sample, form)
-                    except DataError as error:
-                        kept[sample] = False
-                        faults.append(error.message.removesuffix(" Remove or replace it"))
-                return len(chunk)
-
-            try:
-                for count in threads.map(fill, range(0, len(listing.paths), _CHUNK)):
-                    bar.update(count)
-            except BaseException:
-                threads.shutdown(cancel_futures=True)
-                raise
-            samples = list(zip(listing.paths, listing.targets, strict=True))
-            held = HeldPictures(memory.permute(0, 3, 1, 2), torch.tensor(listing.targets), samples)
-            found[name] = held if bool(kept.all()) else held.subset(kept.nonzero().flatten())
+            found[name] = _decoded_split(listing, form, faults, bar)
     faults.sort()
     if faults and not skip:
         first = faults[0] if len(faults) == 1 else f"{len(faults):,} pictures cannot be read"
@@ -257,3 +232,24 @@ def _decoded(listings: dict[str, Listing], form: Form, skip: bool) -> tuple[dict
     if any(len(one) == 0 for one in found.values()):  # type: ignore[arg-type]
         raise DataError("no picture of a split can be read", faults[:_SHOWN])
     return found, faults
+
+
+def _decoded_split(listing: Listing, form: Form, faults: list[str], bar: Any) -> ArrayDataset:
+    """Return the pictures of a split that can be read; what is wrong with the others is added to `faults`."""
+    memory = torch.empty((len(listing.paths), form.height, form.width, 3), dtype=torch.uint8)
+    kept = torch.ones(len(listing.paths), dtype=torch.bool)
+
+    def fill(begin: int) -> int:
+        chunk = listing.paths[begin : begin + _CHUNK]
+        for sample, path in enumerate(chunk, begin):
+            try:
+                memory.numpy()[sample] = pictures.decode(path, sample, form)
+            except DataError as error:
+                kept[sample] = False
+                faults.append(error.message.removesuffix(" Remove or replace it"))
+        return len(chunk)
+
+    pictures.by_threads(fill, range(0, len(listing.paths), _CHUNK), bar)
+    samples = list(zip(listing.paths, listing.targets, strict=True))
+    held = HeldPictures(memory.permute(0, 3, 1, 2), torch.tensor(listing.targets), samples)
+    return held if bool(kept.all()) else held.subset(kept.nonzero().flatten())

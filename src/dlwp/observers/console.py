@@ -88,9 +88,8 @@ class Console:
 
     def say_table(self, lines: Mapping[str, Sequence[str]]) -> None:
         """Print lines of text, each with its name in front of the first."""
-        for name, texts in lines.items():
-            for number, text in enumerate(texts):
-                self.say(f"{name if number == 0 else '':<8} {text}")
+        for line in labelled(lines):
+            self.say(line)
 
     def warn(self, text: str) -> None:
         """Print a warning once, keep it for the end of the run, and log it."""
@@ -393,3 +392,12 @@ def _swallow(stream: TextIO | None) -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
+
+
+def labelled(lines: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return lines of text, each with its name in front of the first.
+
+    >>> labelled({"run": ["one", "two"]})
+    ['run      one', '         two']
+    """
+    return [f"{'' if number else name:<8} {text}" for name, texts in lines.items() for number, text in enumerate(texts)]
