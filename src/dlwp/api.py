@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlwp import resuming
 from dlwp.config import check
-from dlwp.errors import CallbackError, ConfigError, DlwpError, MachineError, RunError
+from dlwp.errors import ConfigError, DlwpError, RunError
 from dlwp.runs import environment, files
 from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own, point_latest
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dlwp.build import Parts
     from dlwp.config.compose import Config
     from dlwp.inference.networks import Network
-    from dlwp.inference.predictor import Predictor
     from dlwp.observers.console import Console
     from dlwp.training.trainer import Trainer
 
@@ -120,12 +119,13 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     _say_summary(run, config, parts, console, others)
     point_latest(run.path)
     from dlwp import features
+    from dlwp.audience import hearers
     from dlwp.forecast import disk_warnings
     from dlwp.observers.stopping import Signals
 
     parts = features.once(parts, checkpoint, console.say)
     with Signals(resuming.command(run.path, config.trusted)) as signals:
-        observers = _observers(run, config, parts, console, signals, config_text)
+        observers = hearers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
         notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
         if checkpoint is not None:
@@ -218,53 +218,6 @@ def _say_summary(run: RunFolder, config: Config, parts: Parts, console: Console,
     console.say_table(lines)
 
 
-def _observers(
-    run: RunFolder, config: Config, parts: Parts, console: Console, signals: Any, config_text: str
-) -> list[Any]:
-    """Return those who hear the run, keepers first: what is recorded is on disk before a checkpoint says so."""
-    from dlwp.observers.compiling import Compiling
-    from dlwp.observers.plots import Plots
-    from dlwp.observers.profiling import Profiling
-    from dlwp.observers.recording import Recording
-    from dlwp.observers.saving import Saving
-    from dlwp.observers.stopping import MaxTime, Patience
-    from dlwp.observers.tensorboard import TensorBoard, flat
-    from dlwp.parts import Trust, instantiate
-    from dlwp.settings import Duration
-
-    settings, logger, classes = parts.settings, config.values["logger"], parts.data.facts.classes
-    observers: list[Any] = [console, signals, Recording(run, test_follows=True)]
-    if settings.patience is not None:
-        observers.append(Patience(settings.patience))
-    if settings.max_time is not None:
-        observers.append(MaxTime(Duration.parse(settings.max_time).value))
-    if logger["tensorboard"]:
-        hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
-        facts = parts.data.facts
-        observers.append(
-            TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std)
-        )
-    if logger["plots"]:
-        observers.append(Plots(run, classes))
-    if settings.compile:
-        observers.append(Compiling())
-    if settings.profile:
-        observers.append(Profiling(run.path / "profile"))
-    for name, section in (config.values.get("callbacks") or {}).items():
-        trust = Trust(not config.foreign, config.trusted)
-        observers.append(instantiate(section, f"callbacks.{name}", trust))
-    every = Duration.parse(settings.checkpoint_every)
-    # a roll-back is to a checkpoint of a known step, and a pool of workers is not forked beside a thread at every epoch
-    background = settings.on_nonfinite != "rollback" and not hasattr(parts.data.train, "set_epoch")
-    observers.append(
-        Saving(
-            run, every=every, keep_last=settings.keep_last, keep_best=settings.keep_best, config_text=config_text,
-            background=background,
-        )
-    )  # fmt: skip
-    return observers
-
-
 def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> bool:
     """Evaluate the test split once, with the best validation step's weights; return False if that was broken off."""
     if "test" not in parts.loaders:
@@ -316,7 +269,7 @@ def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: 
     try:
         yield
     except BaseException as error:  # any error: the summary must not say "running" of a run that is over
-        told = _explained(error, run, config)
+        told = resuming.explained(error, run, config.values, config.trusted)
         if fresh and isinstance(told, DlwpError) and told.exit_code != RunError.exit_code and not run.metrics.exists():
             run.discard()
             raise told from (error if told is not error else error.__cause__)
@@ -331,28 +284,10 @@ def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: 
         raise told from error
 
 
-def _explained(error: BaseException, run: RunFolder, config: Config) -> BaseException:
-    from dlwp import devices
+def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> Any:
+    """Return what predicts: of a run, rebuilt from its checkpoint alone, or of a network with published weights.
 
-    if devices.is_out_of_memory(error) and not isinstance(error, DlwpError):
-        why = " ".join(str(error).split())[:90]
-        size, pieces = int(config.values["data"]["batch_size"]), config.values["trainer"]["accumulate"]
-        if pieces == "auto":
-            return RunError(f"out of memory ({why}), with the smallest pieces too. A smaller model or picture")
-        return RunError(
-            f"out of memory ({why}). For the same steps: trainer.accumulate={2 * pieces} (pieces of "
-            f"{max(1, size // (2 * pieces))}), or auto, which finds it; else data.batch_size={max(1, size // 2)}"
-        )
-    if isinstance(error, CallbackError) and (saved := run.pointed("last")) is not None:
-        go_on = resuming.command(run.path, config.trusted)
-        return CallbackError(f"{error.message}. Saved at step {int(saved.name[5:]):,}; go on: {go_on}")
-    if isinstance(error, OSError) and not isinstance(error, DlwpError):
-        return MachineError(files.fault(error, Path(error.filename or ".")))
-    return error
-
-
-def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> Predictor:
-    """Return a predictor: of a run, rebuilt from its checkpoint alone, or of a network with published weights.
+    It is a `Predictor` for pictures, else what `dlwp.inference.kinds` names for such data.
 
     Args:
         checkpoint: a run folder (its best weights), a checkpoint folder, or "last"; None: the published network that
@@ -367,12 +302,12 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
         >>> dlwp.load("outputs/latest")("photo.jpg")[0].label  # doctest: +SKIP
     """
     from dlwp import devices
-    from dlwp.inference import predictor
+    from dlwp.inference import kinds
 
     network, config = _network(checkpoint, words)
     device, _ = devices.resolve(config.values["device"])
     devices.limit_threads()
-    return predictor.of_network(network, device, None if checkpoint is None else config.values["trainer"]["tta"])
+    return kinds.predictor_of(network, device, None if checkpoint is None else config.values["trainer"]["tta"])
 
 
 def export(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), **options: Any) -> Path:

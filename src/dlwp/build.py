@@ -111,6 +111,7 @@ class Builder:
         self._trust = trust
         self._seed = values["seed"]
         self._weights: pretrained.Weights | None = None
+        self._wanted: dict[str, tuple[Any, str]] = {}
         self._decisions: list[Decision] = []
         self._warnings: list[str] = []
 
@@ -152,6 +153,7 @@ class Builder:
         if fresh:
             target = locate(section["_target_"], "model._target_", self._trust)
             self._weights = weights.chosen(target, section, ModelKeys(**own))
+            self._wanted = getattr(target, "data_answers", {})
         data, keys = self._data()
         randomness.seed_everything(self._seed)
         model = self._model(data.facts)
@@ -164,7 +166,7 @@ class Builder:
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         criterion = self._criterion(data).to(device=device, dtype=dtype)
-        metrics = self._metrics(device)
+        metrics = self._metrics(data.facts, device)
         step = self._step(settings)
         parts = Parts(data, model, criterion, metrics, device, settings, self._seed, step=step)
         parts.loaded, parts.weights = loaded, begun.name if begun is not None else None
@@ -185,8 +187,11 @@ class Builder:
         self._skips_itself = "on_error" in section
         found = instantiate(section, "data", self._trust)
         data = splits.as_splits(found)
-        if data.val is None and keys.val_fraction > 0:
-            data = splits.cut_validation(data, keys.val_fraction, self._seed)
+        fraction = keys.val_fraction
+        if fraction == "auto":
+            fraction = self._decide("data.val_fraction", 0.2, "usual") if data.val is None else 0.0
+        if data.val is None and float(fraction) > 0:
+            data = splits.cut_validation(data, float(fraction), self._seed)
         splits.find_facts(data, task=keys.task, classes=keys.classes, mean=keys.mean, std=keys.std)
         if keys.max_samples is not None and keys.max_samples < size(data.train):
             data.train = splits.take(data.train, keys.max_samples, self._seed)
@@ -197,8 +202,8 @@ class Builder:
         return data, keys
 
     def _as_trained(self, section: dict[str, Any]) -> dict[str, Any]:
-        """Return a section of data with each `auto` filled that the weights of the model answer."""
-        answers = weights.answers(self._weights, section)
+        """Return a section of data with each `auto` filled that the model answers, or weights that it begins with."""
+        answers = {**weights.answers(self._weights, section), **self._wanted}
         return {
             name: self._decide(f"data.{name}", *answers[name]) if value == "auto" and name in answers else value
             for name, value in section.items()
@@ -265,12 +270,13 @@ class Builder:
         found = instantiate(section, "criterion", self._trust)
         return found if isinstance(found, nn.Module) else _Function(found)
 
-    def _metrics(self, device: torch.device) -> dict[str, Any]:
+    def _metrics(self, facts: Facts, device: torch.device) -> dict[str, Any]:
         sections = self._values.get("metrics") or {}
         built = {}
         for name, section in sections.items():
             if section is None:
                 continue
+            section = self._filled(section, f"metrics.{name}", facts.answers())
             metric = instantiate(section, f"metrics.{name}", self._trust)
             built[name] = metric.to(device) if hasattr(metric, "to") else metric
         return built

@@ -12,7 +12,7 @@ Nothing waits for the device but `compute`. Where a device has no float64 (MPS) 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -151,18 +151,23 @@ class ConfusionMatrix:
 
 
 class MAE:
-    """The mean absolute error, mean |output - target|, over samples and outputs."""
+    """The mean absolute error, mean |output - target|, over samples and outputs.
+
+    Args:
+        scale: what one of a target is in the unit wanted, a number or one for each output.
+    """
 
     higher_is_better = False
     additive = True
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float | Sequence[float] = 1.0) -> None:
+        self.scale = torch.tensor(scale, dtype=torch.float64)
         self.sums = _zeros(2)  # of |error|, counted
 
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: outputs and targets of one shape (B, ...)."""
-        errors = _errors(self.sums, outputs, targets)
+        errors = _errors(self.sums, outputs, targets) * self.scale.to(self.sums)
         _add(self, errors.abs().sum(), errors.numel())
 
     def compute(self) -> float:
@@ -174,18 +179,23 @@ class MAE:
 
 
 class RMSE:
-    """The root of the mean squared error, sqrt(mean (output - target)^2), over samples and outputs."""
+    """The root of the mean squared error, sqrt(mean (output - target)^2), over samples and outputs.
+
+    Args:
+        scale: what one of a target is in the unit wanted, a number or one for each output.
+    """
 
     higher_is_better = False
     additive = True
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float | Sequence[float] = 1.0) -> None:
+        self.scale = torch.tensor(scale, dtype=torch.float64)
         self.sums = _zeros(2)  # of error^2, counted
 
     @torch.no_grad()
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         """Add a batch: outputs and targets of one shape (B, ...)."""
-        errors = _errors(self.sums, outputs, targets)
+        errors = _errors(self.sums, outputs, targets) * self.scale.to(self.sums)
         _add(self, errors.square().sum(), errors.numel())
 
     def compute(self) -> float:

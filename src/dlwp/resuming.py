@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from dlwp.errors import ConfigError, DataError
-from dlwp.runs import history, manifest
+from dlwp.errors import CallbackError, ConfigError, DataError, DlwpError, MachineError, RunError
+from dlwp.runs import files, history, manifest
 from dlwp.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -210,3 +210,24 @@ def differences(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, A
         if was is not None and was != is_now
     ]
     return [f"resume: not bit-identical, {change}" for change in changes]
+
+
+def explained(error: BaseException, run: RunFolder, values: Mapping[str, Any], trusted: Sequence[str]) -> BaseException:
+    """Return what to raise of an error that broke a run off: where it has a way out, one line that names it."""
+    from dlwp import devices
+
+    if devices.is_out_of_memory(error) and not isinstance(error, DlwpError):
+        why = " ".join(str(error).split())[:90]
+        size, pieces = int(values["data"]["batch_size"]), values["trainer"]["accumulate"]
+        if pieces == "auto":
+            return RunError(f"out of memory ({why}), with the smallest pieces too. A smaller model or picture")
+        return RunError(
+            f"out of memory ({why}). For the same steps: trainer.accumulate={2 * pieces} (pieces of "
+            f"{max(1, size // (2 * pieces))}), or auto, which finds it; else data.batch_size={max(1, size // 2)}"
+        )
+    if isinstance(error, CallbackError) and (saved := run.pointed("last")) is not None:
+        go_on = command(run.path, trusted)
+        return CallbackError(f"{error.message}. Saved at step {int(saved.name[5:]):,}; go on: {go_on}")
+    if isinstance(error, OSError) and not isinstance(error, DlwpError):
+        return MachineError(files.fault(error, Path(error.filename or ".")))
+    return error

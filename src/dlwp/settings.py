@@ -105,7 +105,7 @@ class DataKeys:
 
     batch_size: int = 128
     eval_batch_size: int | str = "auto"
-    val_fraction: float = 0.1
+    val_fraction: float | str = 0.1
     max_samples: int | None = None
     loader: str = "auto"
     num_workers: int | str = "auto"
@@ -156,7 +156,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.extend": ("stretch", "hold", "restart"),
     "data.loader": ("auto", "memory", "workers"),
     "data.on_error": ("error", "skip"),
-    "data.task": ("auto", "classification", "regression", "reconstruction", "other"),
+    "data.task": (
+        "auto",
+        "classification",
+        "regression",
+        "reconstruction",
+        "multilabel",
+        "segmentation",
+        "sequence",
+        "other",
+    ),
     "scheduler.interval": ("step", "epoch"),
 }
 """Keys whose value is one of a few words."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ _OWN = {
     "checkpoint": "", "format": "table", "output": "", "top_k": "5", "batch_size": "32", "plots": "false",
     "features": "",
 }  # fmt: skip
+_OTHERS = dict[str, str]()
+"""Class of a predictor of other things than pictures -> the module of this room whose `predict` shows what it finds."""
 _FURTHER = ("model", "device", "trust", "trainer.tta")
 
 
@@ -45,6 +48,14 @@ def main() -> int:
 
 def _predict() -> int:
     own, words, named = _read()
+    predictor = None
+    if own["checkpoint"]:
+        from dlwp import api
+
+        predictor = api.load(own["checkpoint"], words=words)
+        if type(predictor).__name__ in _OTHERS:
+            module = importlib.import_module(f"dlwp.commands.{_OTHERS[type(predictor).__name__]}")
+            return module.predict(predictor, own, named)
     if not named:
         raise ConfigError("no picture is given. dlwp-predict photo.jpg, a folder, a pattern, or - for standard input")
     top_k, batch_size = _number(own, "top_k"), _number(own, "batch_size")
@@ -55,9 +66,10 @@ def _predict() -> int:
     if own["features"] and Path(own["features"]).suffix not in (".npz", ".safetensors", ""):
         text = f"features={own['features']}: give a .npz, a .safetensors, or a folder for TensorBoard's projector"
         raise ConfigError(text)
-    from dlwp import api
+    if predictor is None:
+        from dlwp import api
 
-    predictor = api.load(own["checkpoint"] or None, words=words)
+        predictor = api.load(words=words)
     keep = plots is not None or bool(own["features"] and not Path(own["features"]).suffix)
     found = predictor.predict(
         given, top_k=top_k, batch_size=batch_size, features=bool(own["features"]),

@@ -79,13 +79,20 @@ class Facts:
     """What is known of the data, to fill every `auto` from; `sources` says where each fact comes from.
 
     Attributes:
-        task: "classification", "regression", "reconstruction" or "other".
+        task: one of the choices of `data.task` but auto.
         input_shape: shape of one input without the batch, (C, H, W) for pictures.
         target_shape: shape of one target without the batch, () for a class index.
         num_classes: number of classes K, for classification.
         classes: their names, in the order of the indices.
         mean, std: per channel, of inputs scaled to [0, 1] (uint8 pictures) or as they are (floats).
         form: how picture files were made to have the input shape: further arguments of `pictures.Form`.
+        inputs: names of the columns that an input is made of, one for each of its numbers.
+        cardinalities: of the last of these, that are indices of categories: how many categories each has.
+        target_names: names of the numbers of a target.
+        target_mean, target_std: of each number of a target, in its own unit, where targets are standardised:
+            a target is then (value - mean) / std.
+        encoding: how what a person has becomes an input and what comes out is read, where that is no picture and a
+            class: "kind", which says who can use it, and whatever that one needs, fit for JSON.
     """
 
     task: str = "other"
@@ -96,6 +103,12 @@ class Facts:
     mean: list[float] | None = None
     std: list[float] | None = None
     form: dict[str, Any] | None = None
+    inputs: list[str] | None = None
+    cardinalities: list[int] | None = None
+    target_names: list[str] | None = None
+    target_mean: list[float] | None = None
+    target_std: list[float] | None = None
+    encoding: dict[str, Any] | None = None
     sources: dict[str, str] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
@@ -117,6 +130,10 @@ class Facts:
             answers["num_classes"] = answers["out_features"] = (self.num_classes, reason)
         elif self.task == "regression":
             answers["out_features"] = (math.prod(self.target_shape), f"a target is {list(self.target_shape)}")
+        if self.inputs is not None:
+            answers["columns"] = (self.inputs, "columns of the data")
+        answers["cardinalities"] = (self.cardinalities or [], "categories in each column of such")
+        answers["scale"] = (self.target_std or 1.0, "one of the target's units, in those of the loss")
         return answers
 
 

@@ -28,7 +28,7 @@ def find_facts(splits: Splits, *, task: str = "auto", classes: Any = None, mean:
 
     Args:
         splits: the facts that its maker set are kept unless a key says otherwise.
-        task: "auto", "classification", "regression", "reconstruction" or "other".
+        task: one of the choices of `data.task`.
         classes: number of classes, or their names in the order of the indices; None finds them.
         mean, std: a number, one a channel, "auto" (from train), or None for no normalisation.
 

@@ -92,7 +92,9 @@ def _measured(parts: Parts, trainer: Trainer, split: str) -> dict[str, Any]:
     watched = None
     own_step = parts.step is not None or hasattr(type(parts.model), "training_step")  # its outputs may be anything
     if task in ("classification", "regression") and not own_step:
-        collector = ClassCollector() if task == "classification" else ErrorCollector(parts.device, _MOST_WORST)
+        facts = parts.data.facts
+        unit = facts.target_mean or 0.0, facts.target_std or 1.0
+        collector = ClassCollector() if task == "classification" else ErrorCollector(parts.device, _MOST_WORST, *unit)
         trainer.step_function = watched = Watched(trainer.step_function, loader, collector)
     values = trainer.evaluate(loader, split) or {}
     found: dict[str, Any] = {

@@ -93,10 +93,12 @@ class ErrorCollector:
     Args:
         device: where the outputs are.
         most: how many samples are kept.
+        mean, scale: a target t is t · scale + mean in the unit in which all is told; a number or one for each output.
     """
 
-    def __init__(self, device: torch.device, most: int) -> None:
-        metrics: dict[str, Any] = {"r2": R2(), "mae": MAE(), "rmse": RMSE()}
+    def __init__(self, device: torch.device, most: int, mean: Any = 0.0, scale: Any = 1.0) -> None:
+        metrics: dict[str, Any] = {"r2": R2(), "mae": MAE(scale), "rmse": RMSE(scale)}
+        self._mean, self._scale = torch.tensor(mean, dtype=torch.float64), torch.tensor(scale, dtype=torch.float64)
         self._metrics = {name: metric.to(device) for name, metric in metrics.items()}
         self._most = most
         self._worst: tuple[Tensor, ...] = ()
@@ -109,7 +111,8 @@ class ErrorCollector:
             metric.update(outputs, targets)
         flat, wanted = (values.flatten(1) if values.dim() > 1 else values.unsqueeze(1) for values in (outputs, targets))
         dtype = sum_dtype(outputs.device)
-        flat, wanted = flat.to(dtype), wanted.to(dtype)
+        scale, mean = self._scale.to(flat.device, dtype), self._mean.to(flat.device, dtype)
+        flat, wanted = flat.to(dtype) * scale + mean, wanted.to(dtype) * scale + mean
         found = ((flat - wanted).square().mean(1), sent(indices, outputs.device), flat, wanted)
         joined = [torch.cat(pair) for pair in zip(self._worst, found, strict=True)] if self._worst else list(found)
         order = joined[0].sort(descending=True, stable=True).indices[: self._most]

@@ -1,0 +1,61 @@
+"""Own who hears a run: the observers that its settings ask for, in the order in which they are told.
+
+Knows nothing of what each does with what it hears.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dlwp.observers.compiling import Compiling
+from dlwp.observers.plots import Plots
+from dlwp.observers.profiling import Profiling
+from dlwp.observers.recording import Recording
+from dlwp.observers.saving import Saving
+from dlwp.observers.stopping import MaxTime, Patience
+from dlwp.observers.tensorboard import TensorBoard, flat
+from dlwp.parts import Trust, instantiate
+from dlwp.settings import Duration
+
+if TYPE_CHECKING:
+    from dlwp.build import Parts
+    from dlwp.config.compose import Config
+    from dlwp.observers.console import Console
+    from dlwp.runs.folder import RunFolder
+
+
+def hearers(
+    run: RunFolder, config: Config, parts: Parts, console: Console, signals: Any, config_text: str
+) -> list[Any]:
+    """Return those who hear the run, keepers first: what is recorded is on disk before a checkpoint says so."""
+    settings, logger, classes = parts.settings, config.values["logger"], parts.data.facts.classes
+    observers: list[Any] = [console, signals, Recording(run, test_follows=True)]
+    if settings.patience is not None:
+        observers.append(Patience(settings.patience))
+    if settings.max_time is not None:
+        observers.append(MaxTime(Duration.parse(settings.max_time).value))
+    if logger["tensorboard"]:
+        hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
+        facts = parts.data.facts
+        observers.append(
+            TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std)
+        )
+    if logger["plots"]:
+        observers.append(Plots(run, classes))
+    if settings.compile:
+        observers.append(Compiling())
+    if settings.profile:
+        observers.append(Profiling(run.path / "profile"))
+    for name, section in (config.values.get("callbacks") or {}).items():
+        trust = Trust(not config.foreign, config.trusted)
+        observers.append(instantiate(section, f"callbacks.{name}", trust))
+    every = Duration.parse(settings.checkpoint_every)
+    # a roll-back is to a checkpoint of a known step, and a pool of workers is not forked beside a thread at every epoch
+    background = settings.on_nonfinite != "rollback" and not hasattr(parts.data.train, "set_epoch")
+    observers.append(
+        Saving(
+            run, every=every, keep_last=settings.keep_last, keep_best=settings.keep_best, config_text=config_text,
+            background=background,
+        )
+    )  # fmt: skip
+    return observers

@@ -1,0 +1,33 @@
+"""Own which kind of predictor a network gets: that of what its data was.
+
+Knows nothing of what any of them does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+
+from dlwp.inference import predictor
+from dlwp.inference.networks import Network
+
+_OF = dict[str, str]()
+"""Kind of encoding (`Facts.encoding`), else task -> the module of this room whose `of_network` makes the predictor."""
+
+
+def predictor_of(network: Network, device: torch.device, tta: str | None = None) -> Any:
+    """Return what predicts with a network.
+
+    Args:
+        network: of a run, or with published weights. device: where it runs. tta: views that are averaged, of pictures.
+
+    Raises:
+        ConfigError: nothing here predicts of such data.
+    """
+    facts = network.facts
+    kind = (facts.encoding or {}).get("kind", facts.task)
+    if kind in _OF:
+        return importlib.import_module(f"dlwp.inference.{_OF[kind]}").of_network(network, device)
+    return predictor.of_network(network, device, tta)
