@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dlwp.config.compose import Config
     from dlwp.inference.networks import Network
     from dlwp.observers.console import Console
-    from dlwp.training.trainer import Trainer
+    from dlwp.training.trainer import Outcome, Trainer
 
 _LENGTHS = ("trainer.epochs", "trainer.max_steps")
 _SIGNAL_STATUS = {"stopped:SIGINT": 130}
@@ -138,13 +138,24 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
             trainer.warn(note)
         if checkpoint is None and config.resume is not None:
             console.warn(f"{run.path} has no checkpoint yet: starting it again from step 0, in the same folder")
-        outcome = trainer.fit(parts.loaders["train"], parts.loaders.get("val"))
+        outcome = _fit(trainer, parts, run, console)
         exit = outcome.exit
         if not exit.startswith("stopped:") and not _test(run, parts, trainer, console):
             exit = signals.exit or exit
     run.update_summary(exit=exit)  # last: who reads "done" finds all of it
     _say_end(run, trainer, console, config, exit)
     return Run(run.path, run.read_summary())
+
+
+def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Outcome:
+    from dlwp.fitting.least_squares import LeastSquares
+
+    if not isinstance(trainer.optimizer, LeastSquares):
+        return trainer.fit(parts.loaders["train"], parts.loaders.get("val"))
+    from dlwp.fitting.fit import fit
+
+    say = lambda name, lines: console.say_table({name: lines})  # noqa: E731
+    return fit(trainer, parts.data, parts.loaders, run.path, parts.seed, say)
 
 
 def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | None]:

@@ -31,7 +31,7 @@ _PLACES = re.compile(
 )
 """Modules of these packages whose classes are parts: they read no pickle, start no program, import no name they get."""
 
-_PLAIN = ("dlwp.metrics", "dlwp.schedules", "dlwp.optimizers", "dlwp.data.operations", "dlwp.observers.overfit")
+_PLAIN = ("dlwp.metrics", "dlwp.schedules", "dlwp.optimizers", "dlwp.data.operations", "dlwp.observers.overfit", "dlwp.fitting.least_squares")
 """Modules of dlwp whose public classes are parts without being any of torch's kinds."""
 
 _FUNCTIONS = {

@@ -3,7 +3,7 @@
 Knows nothing of what the numbers are used for.
 
 The purposes in use: "order" (epoch), "augment" (step), "step" (step, rank, piece), "sample" (epoch, index),
-"split", "init". Any step can therefore be replayed from its number alone.
+"split", "init", "bootstrap". Any step can therefore be replayed from its number alone.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from dlwp import devices
 from dlwp.build import Parts
 from dlwp.data.datasets import size
 from dlwp.data.resident import ResidentLoader
+from dlwp.fitting.least_squares import LeastSquares
 from dlwp.observers.console import labelled
 from dlwp.rehearsal import Rehearsal
 
@@ -144,6 +145,8 @@ def describe_layers(model: nn.Module) -> str:
 
 def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | None]) -> list[str]:
     """Return criterion, optimizer, schedule and length of the run, then the parameters that are trained otherwise."""
+    if isinstance(parts.optimizer, LeastSquares):
+        return [f"{parts.optimizer.describe()} · {len(parts.data.train):,} samples at once"]  # type: ignore[arg-type]
     criterion = type(parts.criterion).__name__ if choices.get("criterion") is None else choices["criterion"]
     pieces = [str(criterion)]
     optimizer = values["optimizer"]

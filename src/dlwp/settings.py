@@ -146,6 +146,12 @@ class SchedulerKeys:
     interval: str = "step"
 
 
+OPEN = ("model.parameters", "model.derivatives", "data.types", "data.parts")
+"""Sections whose keys are a person's own names."""
+
+FORMULAS = r"model\.(formula|derivatives\.\w+|parameters\.\w+\.equals)"
+"""Keys that hold formulas, as a pattern: what is typed there is a text, whatever signs it has."""
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "trainer.precision": ("auto", "fp32", "bf16", "fp16", "fp64"),
     "trainer.channels_last": ("auto", "true", "false"),

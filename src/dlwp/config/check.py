@@ -124,6 +124,23 @@ def split(text: str) -> tuple[str, str, str | None]:
     return sign, key, written if equal else None
 
 
+def spelt_out(text: str) -> list[str]:
+    """Return the words that a word stands for: `objective=FORMULA` is a model of that name with this formula."""
+    sign, key, written = split(text)
+    if (sign, key) != ("", "objective") or not written:
+        return [text]
+    return ["model=objective", f"model.formula={written}"]
+
+
+def as_text(text: str) -> str:
+    """Return a word with its value quoted where that is a formula: its signs are not for Hydra."""
+    sign, key, written = split(text)
+    if not re.fullmatch(settings.FORMULAS, key) or not written or written == "null" or written[0] in "'\"[{":
+        return text
+    escaped = written.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{sign}{key}='{escaped}'"
+
+
 def _not_a_setting(text: str, behind: Sequence[str], catalog: Catalog) -> str:
     if behind and behind[0] == "=":
         return f"'{text}' is not key=value. Write {text}={behind[1] if len(behind) > 1 else 'VALUE'}, without spaces"

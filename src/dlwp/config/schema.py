@@ -34,8 +34,9 @@ _BELOW_ONE = ("trainer.ema_decay", "data.val_fraction")
 
 
 def reads(key: str) -> bool:
-    """Return whether dlwp reads this key of a part itself: it may be set although the part's YAML has no such line."""
-    return key in key_types() and key.partition(".")[0] in PART_KEYS
+    """Return whether a key may be set although the part's YAML has no such line: dlwp reads it, or a person names it."""
+    is_known = key in key_types() and key.partition(".")[0] in PART_KEYS
+    return is_known or any(key.startswith(f"{section}.") for section in settings.OPEN)
 
 
 @functools.cache
@@ -106,7 +107,7 @@ _CONVERT: dict[Any, Any] = {bool: _bool, int: _int, float: _float, str: _str}
 
 
 def _choices(key: str, kinds: Sequence[Any]) -> tuple[str, ...]:
-    return settings.CHOICES.get(key) or (("auto",) if int in kinds and str in kinds else ())
+    return settings.CHOICES.get(key) or (("auto",) if str in kinds and (int in kinds or float in kinds) else ())
 
 
 def _refuses_text(key: str, value: str, kinds: Sequence[Any]) -> bool:

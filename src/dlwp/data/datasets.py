@@ -132,6 +132,8 @@ class Facts:
             answers["out_features"] = (math.prod(self.target_shape), f"a target is {list(self.target_shape)}")
         if self.inputs is not None:
             answers["columns"] = (self.inputs, "columns of the data")
+        if self.target_names is not None:
+            answers["targets"] = (self.target_names, "what is to be explained")
         answers["cardinalities"] = (self.cardinalities or [], "categories in each column of such")
         answers["scale"] = (self.target_std or 1.0, "one of the target's units, in those of the loss")
         return answers

@@ -1,0 +1,1 @@
+"""Fits by least squares: the solver, what a fit says of its parameters, and many fits at once."""
