@@ -154,7 +154,9 @@ def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Ou
         return trainer.fit(parts.loaders["train"], parts.loaders.get("val"))
     from dlwp.fitting.fit import fit
 
-    say = lambda name, lines: console.say_table({name: lines})  # noqa: E731
+    def say(name: str, lines: Sequence[str]) -> None:
+        console.say_table({name: lines})
+
     return fit(trainer, parts.data, parts.loaders, run.path, parts.seed, say)
 
 
@@ -262,6 +264,10 @@ def _say_end(run: RunFolder, trainer: Trainer, console: Console, config: Config,
     from dlwp import report, timing
 
     progress = trainer.state.progress
+    if hasattr(trainer.model, "python"):
+        console.say_table({"next": report.formula_lines(run.path)})
+        console.repeat_warnings()
+        return
     further = resuming.longer(config.values["trainer"], exit, progress.step, max(progress.epoch, 1))
     console.say_table({
         "time": timing.lines(trainer),

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dlwp.models.objective import Objective
 from dlwp.observers.compiling import Compiling
+from dlwp.observers.landscape import Landscape
 from dlwp.observers.plots import Plots
 from dlwp.observers.profiling import Profiling
 from dlwp.observers.recording import Recording
@@ -42,6 +44,8 @@ def hearers(
         )
     if logger["plots"]:
         observers.append(Plots(run, classes))
+    if isinstance(parts.model, Objective):
+        observers.append(Landscape(run))
     if settings.compile:
         observers.append(Compiling())
     if settings.profile:

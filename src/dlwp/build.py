@@ -295,12 +295,13 @@ class Builder:
         section, own = self._take_off("optimizer", OptimizerKeys)
         keys = OptimizerKeys(**own)
         target = locate(section.get("_target_"), "optimizer._target_", self._trust)
-        closure = inspect.signature(target.step).parameters.get("closure") if hasattr(target, "step") else None
-        if closure is not None and closure.default is inspect.Parameter.empty:
-            raise ConfigError(
-                f"optimizer {target.__name__} evaluates the loss several times a step, which the loop over batches "
-                "does not do. optimizer=adamw"
-            )
+        settings = self._values["trainer"]
+        for name in ("accumulate", "cuda_graphs", "ema_decay"):
+            if optimizers.needs_closure(target) and settings[name] not in (1, None, False):
+                raise ConfigError(
+                    f"optimizer {target.__name__} evaluates the loss several times a step: trainer.{name} does not go"
+                    " with it. optimizer=adamw"
+                )
         total = sum(1 for _ in model.parameters())
         trainable = sum(parameter.requires_grad for parameter in model.parameters())
         if not trainable:

@@ -1,6 +1,6 @@
 """Own what the mean inside a criterion divides by, so that losses of unequal batches add up exactly.
 
-Knows nothing of models, data or who adds them up. The criteria themselves are those of torch.nn.
+Knows nothing of models, data or who adds them up. The criteria themselves are those of torch.nn, but one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from dlwp.errors import ConfigError
+
+
+class Value(nn.Module):
+    """The mean of the outputs themselves, whatever the targets: for a model that is an objective."""
+
+    def forward(self, outputs: Tensor, targets: Any = None) -> Tensor:
+        return outputs.mean()
 
 
 def batch_weight(criterion: Any, targets: Any) -> float | Tensor:

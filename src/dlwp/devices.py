@@ -10,6 +10,8 @@ import ctypes
 import math
 import os
 import platform
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,3 +227,11 @@ def use_deterministic_algorithms() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+
+
+@contextlib.contextmanager
+def forward_mode() -> Iterator[None]:
+    """Differentiate in forward mode in this block without the warning of torch's own code, which still uses its jit."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+        yield

@@ -344,6 +344,12 @@ class Muon(Optimizer):
         )
 
 
+def needs_closure(optimizer: Any) -> bool:
+    """Return whether an optimizer, or its class, evaluates the loss several times a step, as L-BFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure") if hasattr(optimizer, "step") else None
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
 def take_step(optimizer: Optimizer) -> None:
     """Let an optimizer step, without the mark for torch's profiler around it where nobody looks: it takes 35 µs.
 

@@ -31,12 +31,21 @@ _PLACES = re.compile(
 )
 """Modules of these packages whose classes are parts: they read no pickle, start no program, import no name they get."""
 
-_PLAIN = ("dlwp.metrics", "dlwp.schedules", "dlwp.optimizers", "dlwp.data.operations", "dlwp.observers.overfit", "dlwp.fitting.least_squares")
+_PLAIN = (
+    "dlwp.metrics",
+    "dlwp.schedules",
+    "dlwp.optimizers",
+    "dlwp.criteria",
+    "dlwp.data.operations",
+    "dlwp.observers.overfit",
+    "dlwp.fitting.least_squares",
+)
 """Modules of dlwp whose public classes are parts without being any of torch's kinds."""
 
 _FUNCTIONS = {
     "dlwp.data.images": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"),
     "dlwp.data.imagefolder": ("imagefolder",),
+    "dlwp.data.nothing": ("nothing",),
     "dlwp.data.packed": ("packed",),
     "dlwp.data.synthetic": ("synthetic",),
     "dlwp.models.timm": ("timm_network",),

@@ -107,7 +107,8 @@ def model_lines(parts: Parts, name: str, values: dict[str, Any], rehearsal: Rehe
         pieces[-1] += f", {_quantity(rehearsal.flops_per_sample)}FLOP a training sample"
     if hasattr(model, "init_from"):
         pieces.append("begun from the first training batch")
-    return [_BAR.join(pieces), *_weights_lines(parts), describe_layers(model)]
+    own = model.describe() if hasattr(model, "describe") else [describe_layers(model)]  # type: ignore[operator]
+    return [_BAR.join(pieces), *_weights_lines(parts), *own]
 
 
 def _weights_lines(parts: Parts) -> list[str]:
@@ -311,6 +312,15 @@ def next_lines(folder: Path, resume: str) -> list[str]:
         shlex.join(["tensorboard", "--logdir", str(folder.parent)]),
         shlex.join(["dlwp-eval", f"checkpoint={folder}"]),
         resume,
+    ]
+
+
+def formula_lines(folder: Path) -> list[str]:
+    """Return the commands that one would type next when a formula was fitted."""
+    run = f"checkpoint={folder}"
+    return [
+        f"{shlex.join(['dlwp-predict', run])} NEW.csv output=out.csv",
+        shlex.join(["dlwp-export", run, "format=python"]),
     ]
 
 

@@ -17,7 +17,7 @@ from dlwp.settings import Duration, TrainerSettings
 if TYPE_CHECKING:
     from dlwp.training.trainer import Trainer
 
-_MODEL = ("forward", "backward", "optimizer")
+_MODEL = ("forward", "backward", "optimizer", "solver")
 _WORTH = 0.10
 """The share of the time above which there is something to say, and the gain below which there is not."""
 _AIM = 0.05

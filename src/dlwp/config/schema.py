@@ -34,7 +34,7 @@ _BELOW_ONE = ("trainer.ema_decay", "data.val_fraction")
 
 
 def reads(key: str) -> bool:
-    """Return whether a key may be set although the part's YAML has no such line: dlwp reads it, or a person names it."""
+    """Return whether a key may be set that the part's YAML has not: dlwp reads it, or it is a person's own name."""
     is_known = key in key_types() and key.partition(".")[0] in PART_KEYS
     return is_known or any(key.startswith(f"{section}.") for section in settings.OPEN)
 

@@ -5,12 +5,13 @@ Knows nothing of how groups are told apart, nor what is reported of them.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dlwp import devices
 
 _FIRST_DAMPING = 1e-3
 _LEAST_DAMPING, _MOST_DAMPING = 1e-14, 1e14
@@ -53,14 +54,14 @@ def solve(
         Madsen, Nielsen, Tingleff 2004, Methods for Non-Linear Least Squares Problems, 3.2.
     """
     many = max(1, _MEMORY // max(1, targets[0].numel() * start.shape[1]))
+    pieces = zip(inputs.split(many), targets.split(many), weights.split(many), start.split(many), strict=True)
     parts = [
-        _solve(model, *chunk, low, high, tolerance, max_iterations)
-        for chunk in zip(*(one.split(many) for one in (inputs, targets, weights, start)), strict=True)
+        _solve(model, some, wanted, weight, begin, low, high, tolerance, max_iterations)
+        for some, wanted, weight, begin in pieces
     ]
-    return Fits(
-        *(torch.cat([getattr(one, name) for one in parts]) for name in ("points", "errors", "rss", "counts")),
-        max(one.iterations for one in parts), torch.cat([one.converged for one in parts]),
-    )  # fmt: skip
+    names = ("points", "errors", "rss", "counts", "converged")
+    joined: dict[str, Any] = {name: torch.cat([getattr(one, name) for one in parts]) for name in names}
+    return Fits(iterations=max(one.iterations for one in parts), **joined)
 
 
 def _solve(
@@ -69,9 +70,8 @@ def _solve(
 ) -> Fits:  # fmt: skip
     residuals, jacobians = _functions(model)
     points = start.clone().clamp(low, high)
-    groups, size = points.shape
-    costs = torch.full((groups,), torch.inf, dtype=torch.float64)
-    damping, growth = torch.full((groups,), _FIRST_DAMPING, dtype=torch.float64), torch.full_like(costs, 2.0)
+    groups = len(points)
+    damping, growth = (torch.full((groups,), one, dtype=torch.float64) for one in (_FIRST_DAMPING, 2.0))
     converged = torch.zeros(groups, dtype=torch.bool)
     active = torch.arange(groups)
     iteration = 0
@@ -124,8 +124,7 @@ def _functions(model: nn.Module) -> tuple[Any, Any]:
     every, slopes = torch.func.vmap(one), torch.func.vmap(torch.func.jacfwd(one))
 
     def jacobians(*arguments: Tensor) -> Tensor:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
+        with torch.no_grad(), devices.forward_mode():
             return slopes(*arguments).nan_to_num(0.0, 0.0, 0.0)
 
     def residuals(*arguments: Tensor) -> Tensor:

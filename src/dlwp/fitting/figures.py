@@ -5,7 +5,6 @@ Knows nothing of files.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy

@@ -99,8 +99,8 @@ def bootstrap(
 ) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return 95% intervals (P, 2) and standard errors (P,) from fits to resampled residuals.
 
-    Residuals are drawn with replacement after they were centred and multiplied by (N / (N - P))^0.5, added to the fitted
-    outputs, and fitted anew; all fits go on at once. The interval is the basic one, 2 b - the quantiles.
+    Residuals are centred, multiplied by (N / (N - P))^0.5, drawn with replacement, added to the fitted outputs, and
+    fitted anew; all fits go on at once. The interval is the basic one, 2 b - the quantiles.
 
     Args:
         seed: of the run: resample b is a function of (seed, "bootstrap").

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
@@ -60,7 +59,7 @@ class Problem:
             return self._residuals(torch.from_numpy(vector)).numpy()
 
     def jacobian(self, vector: numpy.ndarray) -> numpy.ndarray:
-        """Return the derivatives of the residuals, (N·K, P), exact to rounding; `residuals` was called for it before."""
+        """Return the derivatives of the residuals (N·K, P), exact to rounding; `residuals` came before, for this."""
         system = getattr(self.model, "system", None)
         if system is not None:
             self.put(vector)

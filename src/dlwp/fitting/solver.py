@@ -5,7 +5,6 @@ Knows nothing of models: it gets residuals and Jacobian as functions of a vector
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import numpy
 from scipy.linalg import lstsq
 from scipy.optimize import least_squares
 
+from dlwp import devices
 from dlwp.errors import RunError
 from dlwp.fitting.least_squares import LeastSquares
 
@@ -76,8 +76,7 @@ def solve(
         return numpy.where(numpy.isfinite(found), found, 1e150)  # a step there is taken back
 
     tolerance = max(how.tolerance, 2.3e-16)
-    with numpy.errstate(over="ignore", invalid="ignore"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)  # torch's own
+    with numpy.errstate(over="ignore", invalid="ignore"), devices.forward_mode():
         found = least_squares(
             residuals, start, jacobian, bounds=(problem.low, problem.high), method="trf", x_scale="jac",
             loss=how.loss, f_scale=how.loss_scale, ftol=tolerance, xtol=tolerance, gtol=tolerance,
@@ -127,7 +126,7 @@ def _at_bound(point: numpy.ndarray, problem: Any) -> numpy.ndarray:
 def _polished(problem: Any, point: numpy.ndarray) -> numpy.ndarray:
     """Return the point after Gauss-Newton steps, as long as each is less than half of the one before it."""
     residuals = problem.residuals(point)
-    last = numpy.inf
+    last: Any = numpy.inf
     for _ in range(_POLISHING):
         jacobian = problem.jacobian(point)
         scale = numpy.linalg.norm(jacobian, axis=0)

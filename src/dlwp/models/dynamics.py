@@ -6,7 +6,7 @@ Knows nothing of data or fits.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dlwp.errors import ConfigError, RunError
-from dlwp.models.formula import read
+from dlwp.models.formula import Formula, read
 
 _TOLERANCE = 1e-10
 _MOST_STEPS = 5_000
@@ -54,6 +54,9 @@ class System:
         self.states, self.time, self.is_held = list(derivatives), time, False
         names = {**known, **dict.fromkeys(derivatives)}
         self.formulas = [read(str(one), f"model.derivatives.{name}", names) for name, one in derivatives.items()]
+
+    def __iter__(self) -> Iterator[tuple[str, Formula]]:
+        return iter(zip(self.states, self.formulas, strict=True))
 
     def solve(self, values: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return each state at each sample's time.
@@ -96,10 +99,10 @@ class System:
             state = state + width * torch.tensordot(weights, torch.stack(slopes), 1)
             found.append(state)
         solution = torch.stack(found)[self._at][self._places]  # (B, n) or (B, P, n)
-        return dict(zip(self.states, solution.unbind(-1)))
+        return {name: solution[..., number] for number, name in enumerate(self.states)}
 
     def _slope(self, time: Any, state: Tensor, others: Mapping[str, Any]) -> Tensor:
-        values = {**others, self.time: time, **dict(zip(self.states, state.unbind(-1)))}
+        values = {**others, str(self.time): time, **dict(zip(self.states, state.unbind(-1)))}
         return torch.stack([_like(one(values), state) for one in self.formulas], -1)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from dlwp import devices
 from dlwp.errors import ConfigError, did_you_mean
 from dlwp.models import dynamics
 from dlwp.models.formula import CONSTANTS, Formula, read, split_equation
@@ -152,7 +153,7 @@ class Expression(nn.Module):
         if formula is None and not derivatives:
             raise ConfigError('no formula is given. model.formula="a*x+b", with names of columns and parameters')
         self.columns, self.targets = list(columns), list(targets)
-        known = {name: None for name in [*columns, *targets, *(parameters or {}), *(derivatives or {})]}
+        known = dict.fromkeys([*columns, *targets, *(parameters or {}), *(derivatives or {})])
         self.system = None if not derivatives else dynamics.System(derivatives, time, self.columns, known)
         states = [] if self.system is None else self.system.states
         texts = self._texts(formula, states)
@@ -193,7 +194,7 @@ class Expression(nn.Module):
         assert self.system is not None
         trained = [name for name, value in self.parameters_.values.items() if value.requires_grad]
         basis = torch.eye(len(trained), dtype=torch.float64)
-        with torch.no_grad(), forward_ad.dual_level(), self._held():
+        with torch.no_grad(), devices.forward_mode(), forward_ad.dual_level(), self._held():
             values: dict[str, Any] = {name: inputs[:, at : at + 1].double() for at, name in enumerate(self.columns)}
             wide = {name: value.detach().expand(len(trained)) for name, value in self.parameters_.values.items()}
             for number, name in enumerate(trained):
@@ -220,6 +221,24 @@ class Expression(nn.Module):
         values = {name: targets[:, at].double() for at, name in enumerate(self.targets)}
         sides = [values[name] if one is None else one(values) for one, name in zip(self.left, self.targets)]
         return torch.stack(sides, 1)
+
+    def describe(self) -> list[str]:
+        """Return the formulas, then where the parameters begin, in lines."""
+        lines = [
+            f"{target if left is None else left.text} = {one.text}"
+            for target, left, one in zip(self.targets, self.left, self.formulas)
+            if self.system is None or one.text != target
+        ]
+        lines += [f"d{name}/d{self.system.time} = {one.text}" for name, one in self.system] if self.system else []
+        begins = []
+        for name, one in self.parameters_.specified.items():
+            if one.equals is not None:
+                begins.append(f"{name} = {one.equals.text}")
+            elif one.fixed:
+                begins.append(f"{name} = {shortly(one.init)}, fixed")
+            else:
+                begins.append(f"{name} from {shortly(one.init)}{_within(one)}{'' if one.said else ' (not given)'}")
+        return [*lines, " · ".join(begins)]
 
     def python(self, name: str, fitted: Mapping[str, Any]) -> str:
         """Return a Python function of the columns, on NumPy arrays, with the parameters as its defaults.
@@ -249,7 +268,7 @@ class Expression(nn.Module):
         texts = [formula] if isinstance(formula, str) else [str(one) for one in formula]
         if len(texts) != len(self.targets):
             raise ConfigError(
-                f"model.formula has {len(texts)} formulas but data.target {len(self.targets)}: {', '.join(self.targets)}"
+                f"model.formula has {len(texts)} formulas, data.target {len(self.targets)}: {', '.join(self.targets)}"
             )
         return texts
 
@@ -261,6 +280,17 @@ class Expression(nn.Module):
                     f"model.formula: '{strange[0]}' stands left of the equals sign, where only the target may:"
                     f" {', '.join(self.targets)}"
                 )
+
+
+def shortly(value: Any) -> str:
+    """Return a number, or how many there are."""
+    flat = torch.tensor(value, dtype=torch.float64).flatten()
+    return f"{float(flat[0]):g}" if flat.numel() == 1 or bool((flat == flat[0]).all()) else f"{flat.numel()} numbers"
+
+
+def _within(one: Parameter) -> str:
+    low, high = ("" if end is None else f"{end:g}" for end in (one.min, one.max))
+    return f" within {low or '-∞'} to {high or '∞'}" if low or high else ""
 
 
 def _specified(name: str, given: Any) -> Parameter:

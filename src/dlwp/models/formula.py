@@ -1,4 +1,4 @@
-"""Own formulas: text to a function of named tensors, by a list of what may stand in it; nothing of it is ever run as code.
+"""Own formulas: text to a function of named tensors, by a list of what may stand in it; none of it is run as code.
 
 Knows nothing of parameters, data or fits.
 """
@@ -105,10 +105,12 @@ def read(text: str, key: str = "model.formula", names: Mapping[str, Any] | None 
     """
     if len(text) > _LONGEST:
         raise ConfigError(f"{key} is {len(text):,} characters long; at most {_LONGEST:,} are read")
+    text = " ".join(text.split())
     try:
-        tree = ast.parse(text.replace("^", "**").strip(), mode="eval").body
+        tree = ast.parse(text.replace("^", "**"), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        at = f" near '{text[max(0, error.offset - 6) : error.offset + 5].strip()}'" if _has_place(error) else ""
+        place = error.offset if isinstance(error, SyntaxError) else None
+        at = f" near '{text[max(0, place - 6) : place + 5].strip()}'" if place else ""
         raise ConfigError(f"{key}='{text}' is no formula{at}. Such as b1*(1-exp(-b2*x))") from None
     reader = _Reader(key, names or {})
     compiled = reader.compile(tree)
@@ -125,10 +127,6 @@ def split_equation(text: str, key: str = "model.formula") -> tuple[str | None, s
     if len(sides) > 2:
         raise ConfigError(f"{key}='{text}' has {len(sides) - 1} equals signs; one, as in log(y) = b1*x, or none")
     return (sides[0].strip(), sides[1].strip()) if len(sides) == 2 else (None, text.strip())
-
-
-def _has_place(error: BaseException) -> bool:
-    return isinstance(error, SyntaxError) and bool(error.offset)
 
 
 def _power(base: Any, exponent: Any) -> Any:

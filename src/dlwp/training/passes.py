@@ -5,6 +5,7 @@ Knows nothing of what is done with a gradient.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,7 @@ class Passes:
         settings = trainer.settings
         self._trainer = trainer
         self._pieces = Pieces(trainer)
+        self._counts = True
         self._step = torch.compile(trainer.step_function) if settings.compile else trainer.step_function
         tuned = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
         self._parameters = list(dict.fromkeys([*tuned, *trainer.model.parameters()]))
@@ -41,6 +43,18 @@ class Passes:
         self._batch = batch
         self.drop_gradients()
         return self._pieces.compute(batch, self._accumulate)
+
+    def closure(self, loss: Tensor, batch: Any) -> Callable[[], Tensor]:
+        """Return what evaluates a batch again at other parameters; the first time it gives what is there already."""
+        known = [loss]
+
+        def again() -> Tensor:
+            self._counts = False  # what the run tells of a step is what it began with
+            found = known.pop() if known else self.loss(batch)
+            self._counts = True
+            return found
+
+        return again
 
     def drop_gradients(self) -> None:
         """Do what `optimizer.zero_grad` does, in a thirtieth of its time."""
@@ -56,9 +70,9 @@ class Passes:
             loss, further, outputs = self._captured(piece) if whole and self._captured else self._compute(piece, whole)
             trainer.spend("backward")
             losses.append(loss)
-            if outputs is not None and is_pair(piece):
+            if outputs is not None and is_pair(piece) and self._counts:
                 trainer.tally.update(outputs, piece[1])
-            for name, value in further.items():
+            for name, value in further.items() if self._counts else ():
                 trainer.tally.add(name, value, targets_of(piece))
         return sum(losses[1:], losses[0])
 

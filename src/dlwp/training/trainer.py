@@ -23,7 +23,7 @@ from dlwp.errors import DataError, RunError
 from dlwp.metrics import monitored
 from dlwp.models.stages import Frozen, to_training
 from dlwp.models.views import with_views
-from dlwp.optimizers import take_step
+from dlwp.optimizers import needs_closure, take_step
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import Chain
@@ -111,6 +111,7 @@ class Trainer:
         self.step_function: StepFunction = step or getattr(type(model), "training_step", None) or supervised_step
         self._evaluated: Any = torch.compile(model) if self.settings.compile else model
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision == "fp16" else None
+        self._needs_closure = needs_closure(optimizer)
         self._metrics = copy.deepcopy(dict(metrics or {}))
         self._confusion = confusion
         self.tally = Tally(metrics or {}, criterion)
@@ -208,6 +209,8 @@ class Trainer:
             if self.scaler is not None:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
+            elif self._needs_closure:
+                self.optimizer.step(self.passes.closure(loss, batch))  # type: ignore[arg-type]
             else:
                 take_step(self.optimizer)
             if self.state.averaged is not None:
