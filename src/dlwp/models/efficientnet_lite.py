@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dlwp.errors import ConfigError
-from dlwp.models.pretrained import Weights, imagenet_classes, read_file
+from dlwp.models.pretrained import Weights, imagenet_classes, imagenet_ids, read_file
 
 
 class _Scale(NamedTuple):
@@ -113,7 +113,7 @@ class EfficientNetLite(nn.Module):
             )
         return Weights(
             name="EfficientNet-Lite0, ImageNet", image_size=224, resize=256, interpolation="bicubic",
-            mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), classes=imagenet_classes(), load=_embedded,
+            mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), classes=imagenet_classes(), ids=imagenet_ids(), load=_embedded,
         )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlwp.errors import ConfigError, DataError, MachineError, did_you_mean
-from dlwp.models.pretrained import Weights, imagenet_classes
+from dlwp.models.pretrained import Weights, imagenet_classes, imagenet_ids
 
 
 def timm_network(name: str, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:
@@ -47,6 +47,7 @@ def _pretrained_timm(name: str, **_: object) -> Weights:
         image_size=size, resize=None if config.crop_mode == "squash" else int(size / fraction),
         interpolation=config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bicubic",
         mean=tuple(config.mean), std=tuple(config.std), classes=imagenet_classes() if known else None,
+        ids=imagenet_ids() if known else None,
     )  # fmt: skip
 
 
