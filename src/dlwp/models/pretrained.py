@@ -29,6 +29,7 @@ class Weights:
             out of it; None scales both sides. interpolation: "bilinear" or "bicubic". mean, std: of each channel, of
             pictures in [0, 1].
         classes: names of the outputs. ids: their WordNet ids.
+        away: a line on why they cannot be loaded, and what to do: only how they are used is known.
 
     What is not known is None.
     """
@@ -42,6 +43,7 @@ class Weights:
     std: tuple[float, ...] | None = None
     classes: list[str] | None = None
     ids: list[str] | None = None
+    away: str | None = None
 
     def answers(self) -> dict[str, Any]:
         """Return what these say of how pictures must come: key of `data` -> value."""

@@ -38,8 +38,9 @@ def timm_network(name: str, num_classes: int = 1000, in_channels: int = 3, **opt
 def _pretrained_timm(name: str, **_: object) -> Weights:
     timm = _timm(name)
     config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise ConfigError(f"timm has no published weights of '{name}'. model.pretrained=false, or model.weights=FILE")
+    away = f"timm has no published weights of '{name}'. model.pretrained=false, or model.weights=FILE"
+    if config is None:
+        return Weights(name, dict, away=away)
     known = 1000 if config.num_classes == 1000 else 0
     size, fraction = config.input_size[1], config.crop_pct or 1.0
     return Weights(
@@ -47,7 +48,7 @@ def _pretrained_timm(name: str, **_: object) -> Weights:
         image_size=size, resize=None if config.crop_mode == "squash" else int(size / fraction),
         interpolation=config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bicubic",
         mean=tuple(config.mean), std=tuple(config.std), classes=imagenet_classes() if known else None,
-        ids=imagenet_ids() if known else None,
+        ids=imagenet_ids() if known else None, away=None if config.has_weights else away,
     )  # fmt: skip
 
 
