@@ -351,13 +351,14 @@ def _explained(error: BaseException, run: RunFolder, config: Config) -> BaseExce
     return error
 
 
-def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> Predictor:
+def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), precision: str = "fp32") -> Predictor:
     """Return a predictor: of a run, rebuilt from its checkpoint alone, or of a network with published weights.
 
     Args:
         checkpoint: a run folder (its best weights), a checkpoint folder, or "last"; None: the published network that
             `words` name, EfficientNet-Lite0 where they name none.
         words: settings, such as "model=torchvision", "model.name=resnet50", "device=cpu".
+        precision: in which it computes: fp32, bf16, fp16, or auto: bf16 where the machine is faster so.
 
     Raises:
         ConfigError: no such run or network. DataError: the checkpoint is damaged, or weights cannot be fetched.
@@ -371,8 +372,8 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
 
     network, config = _network(checkpoint, words)
     device, _ = devices.resolve(config.values["device"])
-    devices.limit_threads()
-    return predictor.of_network(network, device, None if checkpoint is None else config.values["trainer"]["tta"])
+    tta = None if checkpoint is None else config.values["trainer"]["tta"]
+    return predictor.of_network(network, device, tta, precision)
 
 
 def export(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), **options: Any) -> Path:
