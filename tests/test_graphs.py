@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from dlwp.config.compose import compose
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
 from dlwp.errors import ConfigError
@@ -73,9 +74,20 @@ def test_a_step_that_waits_for_the_card_is_refused_in_one_line() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, of what it imports to compile
-@pytest.mark.parametrize(("settings", "why"), [({}, "on cpu"), ({"compile": True}, "beside trainer.compile")])
-def test_graphs_need_a_card_and_no_compilation(settings: dict[str, Any], why: str) -> None:
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({}, "on cpu"),
+        ({"compile": True}, "beside trainer.compile"),
+        ({"unfreeze_at": "1 epoch"}, "beside trainer.unfreeze_at"),
+    ],
+)
+def test_graphs_need_a_card_and_a_step_that_stays_as_it_is(settings: dict[str, Any], why: str) -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ConfigError, match=rf"^trainer\.cuda_graphs does not work {why}\. trainer\.cuda_graphs=false$"):
         Trainer(model, nn.MSELoss(), optimizer, TrainerSettings(cuda_graphs=True, **settings))
+    words = [f"trainer.{key}={value}" for key, value in settings.items()]
+    if words:  # refused before data and model are there
+        with pytest.raises(ConfigError, match=f"^trainer.cuda_graphs does not work {why}"):
+            compose(["trainer.cuda_graphs=true", *words])

@@ -301,7 +301,7 @@ def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: 
         raise told from error
 
 
-def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> Any:
+def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), precision: str = "fp32") -> Any:
     """Return what predicts: of a run, rebuilt from its checkpoint alone, or of a network with published weights.
 
     It is a `Predictor` for pictures, else what `dlwp.inference.kinds` names for such data.
@@ -310,6 +310,7 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
         checkpoint: a run folder (its best weights), a checkpoint folder, or "last"; None: the published network that
             `words` name, EfficientNet-Lite0 where they name none.
         words: settings, such as "model=torchvision", "model.name=resnet50", "device=cpu".
+        precision: in which it computes: fp32, bf16, fp16, or auto: bf16 where the machine is faster so.
 
     Raises:
         ConfigError: no such run or network. DataError: the checkpoint is damaged, or weights cannot be fetched.
@@ -324,7 +325,8 @@ def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = ()) -> 
     network, config = _network(checkpoint, words)
     device, _ = devices.resolve(config.values["device"])
     devices.limit_threads()
-    return kinds.predictor_of(network, device, None if checkpoint is None else config.values["trainer"]["tta"])
+    tta = None if checkpoint is None else config.values["trainer"]["tta"]
+    return kinds.predictor_of(network, device, tta, precision)
 
 
 def export(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), **options: Any) -> Path:
@@ -350,9 +352,8 @@ def _network(checkpoint: str | Path | None, words: Sequence[str]) -> tuple[Netwo
         words = ["model=efficientnet_lite", *words]
     config = compose(words)
     trust = Trust(not config.foreign, config.trusted)
-    if folder is None:
-        return networks.of_published(config.values, trust), config
-    return networks.of_run(folder, config.values, trust), config
+    values = config.values
+    return networks.of_run(folder, values, trust) if folder else networks.of_published(values, trust), config
 
 
 def audit(run: str) -> str:
@@ -388,23 +389,26 @@ def _dry_run(config: Config) -> Run:
 
 
 def evaluate(
-    checkpoint: str, *, split: str = "auto", words: Sequence[str] = (), output: str | None = None, plots: bool = True
-) -> dict[str, Any]:
+    checkpoint: str | None, *, split: str = "auto", words: Sequence[str] = (), output: str | None = None,
+    plots: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run's best weights (or a given checkpoint's) on a split of its data, and draw what was found.
 
     Args:
-        checkpoint: a run folder, a checkpoint folder, or "last".
+        checkpoint: a run folder, a checkpoint folder, or "last"; None: the published network that `words` name, on the
+            data that they name, whose classes have the names or WordNet ids of the network's.
         split: train (not augmented), val or test; auto is test, or val where the data has no test split.
         words: settings to change, such as "data.root=/d/x", "device=cpu" or "trainer.tta=mirror".
-        output: the folder of the pictures; None is the run's `plots`.
+        output: the folder of the pictures; None is the run's `plots`, or one in outputs/eval where there is no run.
         plots: whether pictures are written.
 
     Returns:
-        "checkpoint", "split", "step", "num_samples"; "values", loss and metrics by name; "intervals", 95% of those that
-        are proportions; "worst", the samples that went most wrong; "files", the pictures by kind; the "line" for a
-        person, and a "note" where pictures could not be written. Of classes: "macro_f1", "by_class", "confusion" (rows
-        true classes), "calibration"; of numbers: "regression" (R2, MAE, RMSE); else these are empty or None. Of
-        `data.on_error=skip`: "left_out", the samples that could not be read.
+        "checkpoint" (of published weights the name, and their "step" is None), "split", "step", "num_samples";
+        "values", loss and metrics by name; "intervals", 95% of those that are proportions; "worst", the samples that
+        went most wrong; "files", the pictures by kind; the "line" for a person, and a "note" where pictures could not
+        be written. Of classes: "macro_f1", "by_class", "confusion" (rows true classes), "calibration"; of numbers:
+        "regression" (R2, MAE, RMSE); else these are empty or None. Of `data.on_error=skip`: "left_out", the samples
+        that could not be read.
 
     Raises:
         ConfigError: no such run or split. DataError: the checkpoint is damaged.
@@ -413,12 +417,14 @@ def evaluate(
         >>> import dlwp
         >>> dlwp.evaluate("last", split="val", plots=False)["macro_f1"]  # doctest: +SKIP
     """
+    from dlwp import published
     from dlwp.config.compose import compose
     from dlwp.inference import evaluation
 
+    if checkpoint is None:
+        return published.evaluate(words, split=split, output=output, plots=plots)
     run, folder = evaluation.find_weights(checkpoint)
-    typed = {word.partition("=")[0] for word in words}
     whole = ("data.augment=null", "data.drop_last=false") if split == "train" else ()  # the samples as they are, all
-    words = [*words, *(word for word in whole if word.partition("=")[0] not in typed)]
+    words = check.with_defaults(words, whole)
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
     return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots)

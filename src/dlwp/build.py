@@ -84,7 +84,7 @@ class Parts:
         assert self.optimizer is not None
         own_step = not isinstance(self.step, stages.HeadStep | None) or hasattr(type(self.model), "training_step")
         classes = None if own_step or self.data.facts.task != "classification" else self.data.facts.num_classes
-        confusion = ConfusionMatrix(classes).to(self.device) if classes else None
+        confusion = ConfusionMatrix(classes).to(self.device) if classes and observers else None
         trainer = Trainer(
             self.model, self.criterion, self.optimizer, self.settings,
             scheduler=self.scheduler, scheduler_interval=self.scheduler_interval, metrics=self.metrics,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dlwp.errors import ConfigError
+from dlwp.settings import NOT_WITH_GRAPHS, TrainerSettings
 
 _WARM_UP = 3
 """Calls before the capture, in which libraries choose their algorithms and take their memory."""
@@ -28,20 +29,21 @@ class Captured:
     Args:
         job: (batch) -> nested tensors; it leaves gradients, and waits for nothing.
         parameters: whose gradients those are.
-        compiled: whether the job is compiled.
+        settings: of the trainer whose step it is.
 
     Raises:
-        ConfigError: the parameters are on no card, or the job is compiled; or, when called, it cannot be captured.
+        ConfigError: the parameters are on no card, or other settings forbid it; or, when called, it cannot be captured.
 
     Source:
         Nguyen, Carilli et al. 2021, Accelerating PyTorch with CUDA Graphs (pytorch.org/blog).
     """
 
-    def __init__(self, job: Callable[[Any], Any], parameters: Sequence[Tensor], compiled: bool = False) -> None:
+    def __init__(self, job: Callable[[Any], Any], parameters: Sequence[Tensor], settings: TrainerSettings) -> None:
         device = parameters[0].device.type
-        if compiled or device != "cuda":
-            why = "beside trainer.compile" if compiled else f"on {device}"
-            raise ConfigError(f"trainer.cuda_graphs does not work {why}. trainer.cuda_graphs=false")
+        why = [f"beside trainer.{key}" for key in NOT_WITH_GRAPHS if getattr(settings, key)]
+        why += [f"on {device}"] if device != "cuda" else []
+        if why:
+            raise ConfigError(f"trainer.cuda_graphs does not work {why[0]}. trainer.cuda_graphs=false")
         self._job, self._parameters = job, parameters
         self._stream = torch.cuda.Stream()
         self._shapes: Any = None

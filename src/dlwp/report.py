@@ -199,6 +199,17 @@ def result_line(
     Args:
         intervals: the 95% interval of each value that is a proportion; None: that of the accuracy (Wilson).
     """
+    return values_line(values, count, intervals) + origin(step, best_step, monitor)
+
+
+def origin(step: int, best_step: int | None, monitor: str) -> str:
+    """Return whose weights a line is of: ", from step 352 (best val/accuracy)"."""
+    best = "" if best_step is None else f" (best {monitor}{'' if best_step == step else f': step {best_step:,}'})"
+    return f", from step {step:,}{best}"
+
+
+def values_line(values: Mapping[str, float], count: int, intervals: Mapping[str, Sequence[float]] | None = None) -> str:
+    """Return the metrics of `count` samples, the accuracy first; `intervals` as in `result_line`."""
     pieces: list[str] = []
     if intervals is None:
         accuracy = values.get("accuracy", math.nan)
@@ -210,8 +221,7 @@ def result_line(
             low, high = intervals[name]
             text += f" ({'95% interval ' if name == 'accuracy' else ''}{low:.1%} to {high:.1%})"
         pieces.insert(0 if name == "accuracy" else len(pieces), text)
-    best = "" if best_step is None else f" (best {monitor}{'' if best_step == step else f': step {best_step:,}'})"
-    return f"{', '.join(pieces)}, from step {step:,}{best}"
+    return ", ".join(pieces)
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

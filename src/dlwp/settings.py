@@ -198,6 +198,9 @@ MINIMUM: dict[str, float] = {
 }
 """Keys with a least value."""
 
+NOT_WITH_GRAPHS = ("compile", "unfreeze_at")
+"""Keys of the trainer beside which `cuda_graphs` does not work: what was captured stays as it is."""
+
 DURATIONS: dict[str, tuple[str, ...]] = {
     "trainer.max_time": ("time",),
     "trainer.eval_every": ("epoch", "step"),

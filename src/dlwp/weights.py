@@ -18,7 +18,7 @@ from dlwp.models.pretrained import Weights, read_file
 from dlwp.runs.folder import RunFolder, find_run
 from dlwp.settings import ModelKeys
 
-USUAL = {"image_size": 224, "resize": 256, "interpolation": "bilinear"}
+USUAL = {"image_size": 224, "resize": 256, "interpolation": "bilinear", "fit": "crop"}
 """How pictures come where no weights say it, as most networks of ImageNet were trained."""
 
 
@@ -40,9 +40,11 @@ def chosen(target: Any, section: Mapping[str, Any], keys: ModelKeys) -> Weights 
     arguments = {key: value for key, value in section.items() if key != "_target_" and value != "auto"}
     found = publish(**arguments) if publish is not None else None
     if keys.weights is None:
+        if found is not None and found.away is not None:
+            raise ConfigError(found.away)
         return found
     path = str(keys.weights)
-    return dataclasses.replace(found or Weights(path, dict), name=path, load=lambda: _read(path))
+    return dataclasses.replace(found or Weights(path, dict), name=path, load=lambda: _read(path), away=None)
 
 
 def answers(found: Weights | None, section: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
@@ -54,6 +56,8 @@ def answers(found: Weights | None, section: Mapping[str, Any]) -> dict[str, tupl
     size = section.get("image_size")
     if isinstance(size, int) and known["resize"] is not None:
         known["resize"] = round(size * known["resize"] / known["image_size"])
+    if isinstance(section.get("resize"), int):
+        known["fit"] = "crop"  # of which that is a part
     return {key: (value, reason) for key, value in known.items()}
 
 

@@ -69,6 +69,7 @@ def test_text_shows_the_table_and_the_pictures(typed: Any) -> None:
     ("words", "told"),
     [
         ([], "checkpoint must be given: checkpoint=RUN (a run folder, a checkpoint, or last)"),
+        (["model=efficientnet_lite"], "without checkpoint= a published network is evaluated on data: data=imagefolder"),
         (["checkpoint=run", "format=xml"], "format must be text or json, got 'xml'"),
         (["checkpoint=run", "plots=maybe"], "plots must be true or false, got 'maybe'"),
         (["checkpoint=run", "plots=false", "output=x"], "output=x has no effect with plots=false. Leave one of"),

@@ -69,6 +69,24 @@ def test_a_name_with_an_equals_sign_is_a_picture_where_it_is_there(monkeypatch, 
     assert "daisy" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("features", "words", "told"),
+    [
+        ({"avx512_bf16": True}, [], "machine  bf16 (processor has AVX512-BF16); precision=fp32 for the last digits\n"),
+        ({"avx512_bf16": True}, ["precision=fp32"], ""),
+        ({}, [], ""),
+        ({}, ["precision=bf16"], ""),
+    ],
+)
+def test_a_faster_precision_is_taken_where_the_machine_has_it_and_said_with_its_reason(
+    features: dict[str, bool], words: list[str], told: str, monkeypatch, capsys
+) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
+    assert called(monkeypatch, "photos/flower.jpg", "top_k=1", "device=cpu", *words) == 0
+    said = capsys.readouterr()
+    assert said.err == told and "daisy" in said.out
+
+
 def test_unreadable_ones_are_named_and_the_status_says_so(monkeypatch, capsys) -> None:  # type: ignore[no-untyped-def]
     Path("photos/bad.png").write_bytes(b"x")
     assert called(monkeypatch, "photos", "top_k=1", "format=json") == 3
@@ -119,6 +137,7 @@ def test_a_sheet_shows_the_pictures(monkeypatch, capsys) -> None:  # type: ignor
         (("photos", "topk=3"), "unknown key 'topk'. Did you mean 'top_k'?"),
         (("photos", "top_k=0"), "top_k must be a whole number ≥ 1, got '0'"),
         (("photos", "format=xml"), "format must be table, json or csv, got 'xml'"),
+        (("photos", "precision=bf61"), "precision must be auto, fp32, bf16 or fp16, got 'bf61'"),
         (("photos", "features=a.txt"), "features=a.txt: give a .npz"),
         (("photos", "checkpoint=nowhere"), "no run 'nowhere'"),
         (("photos", "model=resnet"), "no weights of ResNet are published"),

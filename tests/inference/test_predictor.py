@@ -42,6 +42,25 @@ def test_the_twelve_photographs_are_recognised(embedded: Predictor, data_root) -
     assert len(rows) == 12
 
 
+def test_in_bf16_the_photographs_are_recognised_with_nearly_the_same_probabilities(
+    embedded: Predictor, data_root
+) -> None:  # type: ignore[no-untyped-def]
+    folder = data_root("photos") / "photos"
+    with (folder / "labels.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    half = Predictor(embedded.model, embedded.facts, precision="bf16")
+    seen: list[torch.dtype] = []
+    head = half.model.head.register_forward_hook(lambda _, given, output: seen.append(output.dtype))  # type: ignore[operator, union-attr]
+    paths = [folder / row["file"] for row in rows]
+    found, expected = half(paths, top_k=1000), embedded(paths, top_k=1000)
+    head.remove()
+    assert seen[0] == torch.bfloat16 and seen[-1] == torch.float32
+    assert [one[0].index for one in found] == [int(row["imagenet_index"]) for row in rows]
+    for ours, theirs in zip(found, expected, strict=True):
+        exact = {one.index: one.probability for one in theirs}
+        assert max(abs(one.probability - exact[one.index]) for one in ours) < 0.02
+
+
 def test_preprocessing_is_that_of_the_published_network(embedded: Predictor) -> None:
     """Compare with Pillow's bicubic resize to 256, the middle 224 and mean = std = 0.5, which timm does."""
     picture = Image.open(PHOTOS / "flower.jpg")

@@ -1,4 +1,4 @@
-"""`dlwp-eval`: measure a run's best weights on a split of its data.
+"""`dlwp-eval`: measure a run's best weights on a split of its data, or a published network on one's own pictures.
 
 Knows nothing of how that is done: `dlwp.api.evaluate` does it.
 """
@@ -21,12 +21,15 @@ class, calibration, and pictures of the confusion matrix, of the calibration and
   dlwp-eval checkpoint=outputs/latest               the test split
   dlwp-eval checkpoint=last split=val format=json   the newest run, for machines
   dlwp-eval checkpoint=RUN data.root=/d/x           other settings as in dlwp-train
+  dlwp-eval model=efficientnet_lite data=imagefolder data.root=DIR
+                                                    a published network on your pictures, in folders named after its
+                                                    categories (golden_retriever) or their WordNet ids (n02099601)
 
 keys:
   checkpoint  a run folder (its best weights), a checkpoint, or last
   split       train (not augmented), val or test; auto: test, or val where there is none (auto)
   tta         views of each picture whose outputs are averaged: mirror, mirror_translate or null (as in training)
-  output      folder of the pictures (RUN/plots)
+  output      folder of the pictures (RUN/plots; of a published network outputs/eval/DATA-MODEL/TIME)
   plots       whether pictures are written: true, false (true)
   format      text or json (text)
 """
@@ -48,8 +51,9 @@ def _evaluate() -> int:
     from dlwp import api
 
     found = api.evaluate(
-        own["checkpoint"], split=own["split"], words=words, output=own["output"] or None, plots=own["plots"] == "true"
-    )
+        own["checkpoint"] or None, split=own["split"], words=words, output=own["output"] or None,
+        plots=own["plots"] == "true",
+    )  # fmt: skip
     if own["format"] == "json":
         print(_as_json(found))
         return 0
@@ -69,8 +73,11 @@ def _read(settings: Sequence[str]) -> tuple[dict[str, str], list[str]]:
             own[key] = value
         else:
             words.append(word)
-    if not own["checkpoint"]:
-        raise ConfigError("checkpoint must be given: checkpoint=RUN (a run folder, a checkpoint, or last)")
+    if not own["checkpoint"] and not any(word.startswith(("model=", "model.")) for word in words):
+        raise ConfigError(
+            "checkpoint must be given: checkpoint=RUN (a run folder, a checkpoint, or last); or a published network: "
+            "model=efficientnet_lite data=imagefolder data.root=DIR"
+        )
     for key, choices in _CHOICES.items():
         if own[key] not in choices:
             raise ConfigError(f"{key} must be {' or '.join(choices)}, got '{own[key]}'")

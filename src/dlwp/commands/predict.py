@@ -31,10 +31,11 @@ _DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
   dlwp-predict photos/ plots=true               a sheet of the pictures with what was found: predictions.png
   dlwp-predict photos/ features=features.npz    what the last layer is given; .safetensors, or a folder for
                                                 TensorBoard's projector
+  dlwp-predict photos/ precision=fp32           or bf16, fp16; else auto: bf16 where that is faster, which then is said
 """
 _OWN = {
     "checkpoint": "", "format": "table", "output": "", "top_k": "5", "batch_size": "32", "plots": "false",
-    "features": "",
+    "features": "", "precision": "auto",
 }  # fmt: skip
 _OTHERS = dict[str, str]()
 """Class of a predictor of other things than pictures -> the module of this room whose `predict` shows what it finds."""
@@ -52,7 +53,7 @@ def _predict() -> int:
     if own["checkpoint"]:
         from dlwp import api
 
-        predictor = api.load(own["checkpoint"], words=words)
+        predictor = api.load(own["checkpoint"], words=words, precision=own["precision"])
         if type(predictor).__name__ in _OTHERS:
             module = importlib.import_module(f"dlwp.commands.{_OTHERS[type(predictor).__name__]}")
             return module.predict(predictor, own, named)
@@ -69,7 +70,11 @@ def _predict() -> int:
     if predictor is None:
         from dlwp import api
 
-        predictor = api.load(words=words)
+        predictor = api.load(words=words, precision=own["precision"])
+    if own["precision"] == "auto" and predictor.precision != "fp32":
+        print(
+            f"machine  {predictor.precision} ({predictor.reason}); precision=fp32 for the last digits", file=sys.stderr
+        )
     keep = plots is not None or bool(own["features"] and not Path(own["features"]).suffix)
     found = predictor.predict(
         given, top_k=top_k, batch_size=batch_size, features=bool(own["features"]),
@@ -105,6 +110,8 @@ def _read() -> tuple[dict[str, str], list[str], list[str]]:
             entry.take(word, own, words, _FURTHER)
     if own["format"] not in ("table", "json", "csv"):
         raise ConfigError(f"format must be table, json or csv, got '{own['format']}'")
+    if own["precision"] not in ("auto", "fp32", "bf16", "fp16"):
+        raise ConfigError(f"precision must be auto, fp32, bf16 or fp16, got '{own['precision']}'")
     return own, words, named
 
 

@@ -141,6 +141,12 @@ def as_text(text: str) -> str:
     return f"{sign}{key}='{escaped}'"
 
 
+def with_defaults(words: Sequence[str], defaults: Iterable[str]) -> list[str]:
+    """Return words, and those defaults whose keys are not among them."""
+    typed = {split(word)[1] for word in words}
+    return [*words, *(word for word in defaults if split(word)[1] not in typed)]
+
+
 def _not_a_setting(text: str, behind: Sequence[str], catalog: Catalog) -> str:
     if behind and behind[0] == "=":
         return f"'{text}' is not key=value. Write {text}={behind[1] if len(behind) > 1 else 'VALUE'}, without spaces"

@@ -194,6 +194,12 @@ def check_values(values: dict[str, Any], catalog: Catalog) -> tuple[list[str], l
             holder[key] = convert(name, holder[key])
         except ConfigError as fault:
             faults.append(fault.message)
+    trainer = values.get("trainer")
+    if isinstance(trainer, dict) and trainer.get("cuda_graphs") is True:
+        beside = [key for key in settings.NOT_WITH_GRAPHS if trainer.get(key)]
+        faults += [
+            f"trainer.cuda_graphs does not work beside trainer.{key}. trainer.cuda_graphs=false" for key in beside
+        ]
     warnings = []
     optimizer = values.get("optimizer")
     if isinstance(optimizer, dict) and optimizer.get("lr") == 0 and not isinstance(optimizer["lr"], bool):

@@ -5,7 +5,6 @@ Knows nothing of how they are shown.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from dlwp.fitting.problem import Problem
 from dlwp.fitting.solver import Solution, solve
 from dlwp.fitting.statistics import LEVEL, Statistics, quantile
 
+_TOLERANCE = 1e-9
 _FURTHEST = 40
 """Doublings of the distance at which the end of an interval is looked for."""
 
@@ -56,12 +56,10 @@ def profile(problem: Problem, how: LeastSquares, found: Solution, statistics: St
     """
     limit = quantile(statistics.freedom, how) ** 2
     limit *= 1.0 if how.absolute_sigma else statistics.rss / statistics.freedom
-    loose = copy.copy(how)
-    loose.tolerance = max(how.tolerance, 1e-10)
     ends = numpy.full((len(problem.names), 2), numpy.nan)
     for at, error in enumerate(statistics.errors):
         if numpy.isfinite(error):
-            ends[at] = [_end(problem, loose, found, at, side * error, limit) for side in (-1.0, 1.0)]
+            ends[at] = [_end(problem, how, found, at, side * error, limit) for side in (-1.0, 1.0)]
     return ends
 
 
@@ -77,7 +75,7 @@ def _end(problem: Problem, how: LeastSquares, found: Solution, at: int, step: fl
         start = numpy.clip(near[0], held.low, held.high)
         if not numpy.isfinite(held.residuals(start)).all():
             return numpy.inf
-        solution = solve(held, how, start=start)
+        solution = solve(held, how, start=start, tolerance=_TOLERANCE)
         near[0] = solution.point
         return float(solution.residuals @ solution.residuals) - rss - limit
 
@@ -87,7 +85,7 @@ def _end(problem: Problem, how: LeastSquares, found: Solution, at: int, step: fl
     for _ in range(_FURTHEST):
         distance = min(distance, most)
         if excess(distance) > 0:
-            return best + step * float(brentq(excess, before, distance, xtol=1e-4, rtol=1e-8))
+            return best + step * float(brentq(excess, before, distance, xtol=1e-6, rtol=1e-9))
         if distance == most:
             return float(bound)
         before, distance = distance, 2 * distance
@@ -100,7 +98,8 @@ def bootstrap(
     """Return 95% intervals (P, 2) and standard errors (P,) from fits to resampled residuals.
 
     Residuals are centred, multiplied by (N / (N - P))^0.5, drawn with replacement, added to the fitted outputs, and
-    fitted anew; all fits go on at once. The interval is the basic one, 2 b - the quantiles.
+    fitted anew; all fits go on at once. The interval is the studentised one, b - error · the quantiles of
+    (b* - b) / error*, of a robust loss the basic one, 2 b - the quantiles of b*.
 
     Args:
         seed: of the run: resample b is a function of (seed, "bootstrap").
@@ -115,13 +114,18 @@ def bootstrap(
     drawn = torch.randint(count, (how.resamples, count), generator=generator)
     fitted = problem.outputs(found.point)
     noise = residuals[drawn].reshape(how.resamples, *fitted.shape) * problem.sigma
-    points = _refitted(problem, how, found, fitted + noise)
-    low, high = numpy.quantile(points, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0)
-    return numpy.stack([2 * found.point - high, 2 * found.point - low], 1), points.std(axis=0, ddof=1)
+    points, errors = _refitted(problem, how, found, fitted + noise)
+    scale = numpy.ones_like(found.point) if errors is None else statistics.errors
+    low, high = numpy.nanquantile(
+        (points - found.point) / (1.0 if errors is None else errors), [0.5 - LEVEL / 2, 0.5 + LEVEL / 2], axis=0
+    )
+    return numpy.stack([found.point - high * scale, found.point - low * scale], 1), points.std(axis=0, ddof=1)
 
 
-def _refitted(problem: Problem, how: LeastSquares, found: Solution, targets: torch.Tensor) -> numpy.ndarray:
-    """Return the fits (B, P) to B sets of targets (B, N, K), from the solution on."""
+def _refitted(
+    problem: Problem, how: LeastSquares, found: Solution, targets: torch.Tensor
+) -> tuple[numpy.ndarray, numpy.ndarray | None]:
+    """Return the fits (B, P) to B sets of targets (B, N, K), from the solution on, and their standard errors."""
     start = torch.from_numpy(found.point)
     if how.loss == "linear" and getattr(problem.model, "system", None) is None:
         several: Any = (len(targets), -1, -1)
@@ -129,5 +133,6 @@ def _refitted(problem: Problem, how: LeastSquares, found: Solution, targets: tor
             problem.model, problem.inputs.expand(*several), targets, (1 / problem.sigma[:, 0]).expand(len(targets), -1),
             start.expand(len(targets), -1), torch.from_numpy(problem.low), torch.from_numpy(problem.high),
         )  # fmt: skip
-        return fits.points.numpy()
-    return numpy.stack([solve(problem.replaced(one), how, start=found.point).point for one in targets])
+        return fits.points.numpy(), fits.errors.numpy()
+    points = [solve(problem.replaced(one), how, start=found.point, tolerance=_TOLERANCE).point for one in targets]
+    return numpy.stack(points), None

@@ -43,7 +43,7 @@ class Solution:
 
 def solve(
     problem: Any, how: LeastSquares, heard: Callable[[numpy.ndarray, float], None] | None = None,
-    start: numpy.ndarray | None = None,
+    start: numpy.ndarray | None = None, tolerance: float | None = None,
 ) -> Solution:  # fmt: skip
     """Return the least squares solution from the model's present parameters, or from `start`; the model stays as it is.
 
@@ -52,7 +52,7 @@ def solve(
 
     Args:
         problem, how: what is made small (a `Problem`, or what has its `residuals`, `jacobian`, `low`, `high`), and how.
-        heard: called with point and cost at each step.
+        heard: called with point and cost at each step. tolerance: where a coarser one than `how` has is enough.
 
     Raises:
         RunError: residuals are not finite at the starting values.
@@ -75,7 +75,7 @@ def solve(
         found = problem.residuals(point)
         return numpy.where(numpy.isfinite(found), found, 1e150)  # a step there is taken back
 
-    tolerance = max(how.tolerance, 2.3e-16)
+    tolerance = max(how.tolerance, tolerance or 0.0, 2.3e-16)
     with numpy.errstate(over="ignore", invalid="ignore"), devices.forward_mode():
         found = least_squares(
             residuals, start, jacobian, bounds=(problem.low, problem.high), method="trf", x_scale="jac",
@@ -84,7 +84,7 @@ def solve(
         )  # fmt: skip
     at_bound = _at_bound(found.x, problem)
     point = found.x
-    if how.loss == "linear" and not at_bound.any():
+    if how.loss == "linear" and tolerance == max(how.tolerance, 2.3e-16) and not at_bound.any():
         point = _polished(problem, point)
     final = problem.residuals(point)
     message = {0: f"not converged after {how.max_iterations:,} iterations", 1: "gradient", 2: "cost", 3: "step"}

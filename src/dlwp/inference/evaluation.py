@@ -64,27 +64,43 @@ def evaluate(
     Raises:
         ConfigError: no such split, or no such folder. DataError: the checkpoint is damaged.
     """
+    weights, record = checkpoints.load_weights(folder)
+    load_weights(parts.model, weights)
+    trainer, step = evaluator(parts), record["progress"]["step"]
+    found = measure(parts, trainer, str(folder), step, run.plots, split=split, output=output, plots=plots)
+    return found | {"line": found["line"] + report.origin(step, run.best_step, trainer.monitor)}
+
+
+def measure(
+    parts: Parts, trainer: Trainer, name: str, step: int | None, place: Path, *, split: str, output: str | None,
+    plots: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure the weights that the parts have on a split; return and draw what is found, as `evaluate` does.
+
+    Args:
+        trainer: from `evaluator`. name, step: of the weights; without a step they are published ones, of many classes,
+            and only those are told of which samples have or were taken for.
+        place: where pictures go without `output`.
+    """
     if split == "auto":
         split = "test" if "test" in parts.loaders else "val"
     if split not in parts.loaders:
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
     has_classes = parts.data.facts.task == "classification"
-    place, refused = _place(run, output) if plots and has_classes else (None, "")
-    weights, record = checkpoints.load_weights(folder)
-    load_weights(parts.model, weights)
-    trainer, step, count = evaluator(parts), record["progress"]["step"], parts.loaders[split].num_samples
-    found: dict[str, Any] = {"checkpoint": str(folder), "split": split, "step": step, "num_samples": count}
-    found |= _measured(parts, trainer, split)
-    if place is not None and found["by_class"]:
-        found["files"] = _draw(found, parts, place)
+    folder, refused = _place(place, output) if plots and has_classes else (None, "")
+    count = parts.loaders[split].num_samples
+    found: dict[str, Any] = {"checkpoint": name, "split": split, "step": step, "num_samples": count}
+    found |= _measured(parts, trainer, split, all_classes=step is not None)
+    if folder is not None and found["by_class"]:
+        found["files"] = _draw(found, parts, folder)
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
-    found["line"] = report.result_line(split, found["values"], count, step, run.best_step, trainer.monitor, bounds)
+    found["line"] = report.values_line(found["values"], count, bounds)
     nothing = "none: there are no classes to draw" if output is not None else ""
     found["note"] = refused if found["by_class"] else nothing
     return found
 
 
-def _measured(parts: Parts, trainer: Trainer, split: str) -> dict[str, Any]:
+def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) -> dict[str, Any]:
     """Pass over a split once; return values, and what a report adds to them."""
     loader, unread, task = parts.loaders[split], Unread(), parts.data.facts.task
     if hasattr(loader, "listener"):
@@ -109,7 +125,7 @@ def _measured(parts: Parts, trainer: Trainer, split: str) -> dict[str, Any]:
     if isinstance(collector, ErrorCollector):
         found |= {"regression": collector.values(), "worst": collector.worst()}
     else:
-        found |= _of_classes(parts, collector.finish(), values)
+        found |= _of_classes(parts, collector.finish(), values, all_classes)
     # in the place of one that could not be read stood another
     worst = [one for one in found["worst"] if one["sample"] not in unread.samples]
     dataset = getattr(parts.data, split)
@@ -124,10 +140,12 @@ def evaluator(parts: Parts) -> Trainer:
     return dataclasses.replace(parts, optimizer=idle, settings=settings).trainer([])
 
 
-def _of_classes(parts: Parts, samples: Classified, values: dict[str, float]) -> dict[str, Any]:
+def _of_classes(parts: Parts, samples: Classified, values: dict[str, float], all_classes: bool) -> dict[str, Any]:
     names = _names(parts.data.facts.classes, samples)
+    there = torch.arange(len(names)) if all_classes else torch.cat([samples.labels, samples.predictions]).unique()
+    samples, names = scores.among(samples, there), [names[index] for index in there.tolist()]
     counts = scores.confusion(samples)
-    classes = scores.by_class(counts, names)
+    classes = [one | {"index": index} for one, index in zip(scores.by_class(counts, names), there.tolist())]
     return {
         "intervals": scores.intervals(values, parts.metrics, len(samples.labels)),
         "macro_f1": scores.macro_f1(classes),
@@ -147,9 +165,9 @@ def _names(classes: Sequence[str] | None, samples: Classified) -> list[str]:
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-def _place(run: RunFolder, output: str | None) -> tuple[Path | None, str]:
+def _place(usual: Path, output: str | None) -> tuple[Path | None, str]:
     """Return the folder for the pictures, made and tried; or None and why not, where nobody asked for this one."""
-    place = run.plots if output is None else Path(output).expanduser()
+    place = usual if output is None else Path(output).expanduser()
     if output is not None and place.exists() and not place.is_dir():
         raise ConfigError(f"output must be a folder, '{output}' is a file. output=FOLDER, or plots=false")
     try:

@@ -17,11 +17,11 @@ _OF = dict[str, str]()
 """Kind of encoding (`Facts.encoding`), else task -> the module of this room whose `of_network` makes the predictor."""
 
 
-def predictor_of(network: Network, device: torch.device, tta: str | None = None) -> Any:
+def predictor_of(network: Network, device: torch.device, tta: str | None = None, precision: str = "fp32") -> Any:
     """Return what predicts with a network.
 
     Args:
-        network: of a run, or with published weights. device: where it runs. tta: views that are averaged, of pictures.
+        network: of a run, or with published weights. device: where it runs. tta, precision: of pictures.
 
     Raises:
         ConfigError: nothing here predicts of such data.
@@ -30,4 +30,4 @@ def predictor_of(network: Network, device: torch.device, tta: str | None = None)
     kind = (facts.encoding or {}).get("kind", facts.task)
     if kind in _OF:
         return importlib.import_module(f"dlwp.inference.{_OF[kind]}").of_network(network, device)
-    return predictor.of_network(network, device, tta)
+    return predictor.of_network(network, device, tta, precision)

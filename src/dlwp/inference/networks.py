@@ -32,6 +32,7 @@ class Network:
         model: on the host, in evaluation mode. facts: of the data that it was trained on.
         section: what builds the model: its `_target_` and all arguments. name: for a person.
         stem: what a file made of it is called where no name is given, without the ending.
+        ids: WordNet ids of its classes, where these have such.
     """
 
     model: nn.Module
@@ -39,6 +40,7 @@ class Network:
     section: dict[str, Any]
     name: str
     stem: Path
+    ids: list[str] | None = None
 
 
 def of_run(folder: Path, values: Mapping[str, Any], trust: Trust) -> Network:
@@ -90,7 +92,7 @@ def of_published(values: Mapping[str, Any], trust: Trust) -> Network:
     if loaded.new:
         raise ConfigError(f"weights {found.name} do not fit: {', '.join(loaded.new[:3])} would be random numbers")
     stem = str(section.get("name") or section["_target_"].split(".")[-2])
-    return Network(model.eval(), facts, section, found.name, Path(stem))
+    return Network(model.eval(), facts, section, found.name, Path(stem), found.ids)
 
 
 def of_file(path: str | Path, trust: Sequence[str] | Trust = ()) -> Network:

@@ -63,9 +63,10 @@ class Predictor:
         model: gives logits (B, K) of normalised pictures (B, C, H, W).
         facts: of the data that it was trained on: task, shape, normalisation, class names, and how pictures are formed.
         device: where it runs. tta: views that are averaged, as `trainer.tta`. name: for a person.
+        precision: in which the network is computed, as `trainer.precision`; auto: bf16 where the machine is faster so.
 
     Attributes:
-        model, facts, classes, form, name.
+        model, facts, classes, form, name. precision: as decided. reason: why, "as asked" where it was not auto.
 
     Raises:
         ConfigError: the model is not one of pictures and classes.
@@ -84,6 +85,7 @@ class Predictor:
         *,
         tta: str | None = None,
         name: str = "model",
+        precision: str = "fp32",
     ) -> None:
         shape = tuple(facts.input_shape)
         if facts.task != "classification" or len(shape) != 3 or shape[0] not in (1, 3):
@@ -92,6 +94,8 @@ class Predictor:
                 "models that were trained to classify them"
             )
         self.device = torch.device(device)
+        traits = devices.Traits.of(model)
+        self.precision, self.reason = devices.choose_precision(precision, self.device, traits, facts.task)
         self.facts, self.name = facts, name
         self.classes = facts.classes or [str(number) for number in range(facts.num_classes or 0)]
         self.form = pictures.Form(shape[1], shape[2], **(facts.form or {}))
@@ -145,7 +149,7 @@ class Predictor:
 
     def probabilities(self, batch: Tensor) -> Tensor:
         """Return probabilities (B, K), float32 on the host, of pictures uint8 (B, C, H, W)."""
-        with torch.inference_mode():
+        with torch.inference_mode(), devices.autocast(self.device, self.precision):
             inputs, _ = self._normalise(batch.to(self.device))
             outputs = self._outputs(inputs.contiguous(memory_format=torch.channels_last))
             return outputs.float().softmax(1).cpu()
@@ -223,13 +227,14 @@ def _pixels(source: Any) -> numpy.ndarray:
     return numpy.broadcast_to(array, (*array.shape[:2], 3))
 
 
-def of_network(network: Network, device: torch.device, tta: str | None = None) -> Predictor:
-    """Return the predictor of a network.
+def of_network(network: Network, device: torch.device, tta: str | None = None, precision: str = "fp32") -> Predictor:
+    """Return the predictor of a network, on no more threads than there are processors.
 
     Raises:
-        ConfigError: it does not classify pictures.
+        ConfigError: it does not classify pictures. MachineError: the device has no such precision.
     """
-    return Predictor(network.model, network.facts, device, tta=tta, name=network.name)
+    devices.limit_threads()
+    return Predictor(network.model, network.facts, device, tta=tta, name=network.name, precision=precision)
 
 
 def as_json(found: Iterable[Predicted]) -> str:

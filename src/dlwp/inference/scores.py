@@ -5,6 +5,7 @@ Knows nothing of runs, files or pictures.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,12 @@ from dlwp.report import wilson_interval
 
 NUM_BINS = 15
 """Bins of confidence, as in Guo et al. 2017."""
+
+
+def among(found: Classified, there: Tensor) -> Classified:
+    """Return the samples with their classes numbered by their places in `there`, (M,), sorted, which holds them all."""
+    places = [torch.searchsorted(there, values) for values in (found.labels, found.predictions)]
+    return dataclasses.replace(found, labels=places[0], predictions=places[1], num_classes=len(there))
 
 
 def confusion(found: Classified) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dlwp.errors import ConfigError
-from dlwp.models.pretrained import Weights, imagenet_classes, read_file
+from dlwp.models.pretrained import Weights, imagenet_classes, imagenet_ids, read_file
 
 
 class _Scale(NamedTuple):
@@ -31,6 +31,8 @@ _STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80
            (1, 3, 1, 6, 320))  # fmt: skip
 """Of each stage: blocks, kernel, stride, expansion, channels."""
 _STEM, _FEATURES = 32, 1280  # channels that no scale changes
+_SIZES = (224, 240, 260, 280, 300)
+"""Pixels a side of the pictures of each variant; they are cut out of 32 more."""
 
 
 class EfficientNetLite(nn.Module):
@@ -64,7 +66,7 @@ class EfficientNetLite(nn.Module):
     ) -> None:
         super().__init__()
         if variant not in range(len(_SCALES)):
-            raise ConfigError(f"efficientnet_lite has no variant {variant}. There are: 0 to {len(_SCALES) - 1}")
+            raise _unknown(variant)
         scale = _SCALES[variant]
         self.conv_stem = _Conv(in_channels, _STEM, 3, 2)
         self.bn1 = _norm(_STEM)
@@ -101,20 +103,22 @@ class EfficientNetLite(nn.Module):
 
     @staticmethod
     def pretrained(variant: int = 0, **_: object) -> Weights:
-        """Return the published weights of a variant; those of variant 0 lie on disk.
-
-        Raises:
-            ConfigError: of this variant dlwp has none.
-        """
-        if variant != 0:
-            raise ConfigError(
-                f"weights of efficientnet_lite variant {variant} do not come with dlwp. model.variant=0, or "
-                f"model=timm model.name=tf_efficientnet_lite{variant}"
-            )
+        """Return the published weights of a variant; those of variant 0 lie on disk, of the others is known what."""
+        if variant not in range(len(_SIZES)):
+            raise _unknown(variant)
+        away = (
+            f"weights of efficientnet_lite variant {variant} do not come with dlwp. model.weights=FILE, "
+            f"model.variant=0, or model=timm model.name=tf_efficientnet_lite{variant}"
+        )
         return Weights(
-            name="EfficientNet-Lite0, ImageNet", image_size=224, resize=256, interpolation="bicubic",
-            mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), classes=imagenet_classes(), load=_embedded,
+            name=f"EfficientNet-Lite{variant}, ImageNet", image_size=_SIZES[variant], resize=_SIZES[variant] + 32,
+            interpolation="bicubic" if variant < 3 else "bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5),
+            classes=imagenet_classes(), ids=imagenet_ids(), load=_embedded, away=away if variant else None,
         )  # fmt: skip
+
+
+def _unknown(variant: int) -> ConfigError:
+    return ConfigError(f"efficientnet_lite has no variant {variant}. There are: 0 to {len(_SCALES) - 1}")
 
 
 def _embedded() -> dict[str, Tensor]:

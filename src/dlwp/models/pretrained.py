@@ -28,7 +28,8 @@ class Weights:
         image_size: pixels a side of the pictures it was trained on. resize: the shorter side before the middle is cut
             out of it; None scales both sides. interpolation: "bilinear" or "bicubic". mean, std: of each channel, of
             pictures in [0, 1].
-        classes: names of the outputs.
+        classes: names of the outputs. ids: their WordNet ids.
+        away: a line on why they cannot be loaded, and what to do: only how they are used is known.
 
     What is not known is None.
     """
@@ -41,12 +42,15 @@ class Weights:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     classes: list[str] | None = None
+    ids: list[str] | None = None
+    away: str | None = None
 
     def answers(self) -> dict[str, Any]:
         """Return what these say of how pictures must come: key of `data` -> value."""
         names = ("image_size", "resize", "interpolation", "mean", "std")
         values = {name: getattr(self, name) for name in names}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        known = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {**known, "fit": "stretch" if self.resize is None else "crop"}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dlwp.errors import ConfigError, DataError, MachineError, did_you_mean
-from dlwp.models.pretrained import Weights, imagenet_classes
+from dlwp.models.pretrained import Weights, imagenet_classes, imagenet_ids
 
 
 def timm_network(name: str, num_classes: int = 1000, in_channels: int = 3, **options: Any) -> nn.Module:
@@ -38,16 +38,29 @@ def timm_network(name: str, num_classes: int = 1000, in_channels: int = 3, **opt
 def _pretrained_timm(name: str, **_: object) -> Weights:
     timm = _timm(name)
     config = timm.get_pretrained_cfg(name)
-    if config is None or not config.has_weights:
-        raise ConfigError(f"timm has no published weights of '{name}'. model.pretrained=false, or model.weights=FILE")
-    known = 1000 if config.num_classes == 1000 else 0
+    away = f"timm has no published weights of '{name}'. model.pretrained=false, or model.weights=FILE"
+    if config is None:
+        return Weights(name, dict, away=away)
+    classes, ids = _classes(config)
     size, fraction = config.input_size[1], config.crop_pct or 1.0
     return Weights(
         name=f"timm {name}, {config.tag or 'its default'}", load=lambda: _fetched_timm(timm, name),
         image_size=size, resize=None if config.crop_mode == "squash" else int(size / fraction),
         interpolation=config.interpolation if config.interpolation in ("bilinear", "bicubic") else "bicubic",
-        mean=tuple(config.mean), std=tuple(config.std), classes=imagenet_classes() if known else None,
+        mean=tuple(config.mean), std=tuple(config.std), classes=classes, ids=ids,
+        away=None if config.has_weights else away,
     )  # fmt: skip
+
+
+def _classes(config: Any) -> tuple[list[str] | None, list[str] | None]:
+    """Return the names of a network's outputs and their WordNet ids, None where they are no categories of ImageNet."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    if config.num_classes == 1000:
+        return imagenet_classes(), imagenet_ids()
+    subset = infer_imagenet_subset(config.to_dict())  # such as that of 21,841 classes
+    info = ImageNetInfo(subset) if subset else None
+    return (list(info.label_descriptions()), info.label_names()) if info else (None, None)
 
 
 def _timm(name: str) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dlwp.downloads import Source, UnreachableError, digest_of, fetch
 from dlwp.errors import ConfigError, DataError, MachineError, did_you_mean
-from dlwp.models.pretrained import Weights, read_file
+from dlwp.models.pretrained import Weights, imagenet_ids, read_file
 from dlwp.runs.files import fault
 
 
@@ -51,7 +51,7 @@ def _pretrained_torchvision(name: str, tag: str | None = None, **_: object) -> W
         name=f"torchvision {name}, {weights.name}", load=lambda: _fetched(weights.url),
         image_size=transforms.crop_size[0], resize=transforms.resize_size[0],
         interpolation=transforms.interpolation.value, mean=tuple(transforms.mean), std=tuple(transforms.std),
-        classes=list(weights.meta["categories"]),
+        classes=weights.meta["categories"], ids=imagenet_ids(),  # all are of ImageNet's 1,000
     )  # fmt: skip
 
 

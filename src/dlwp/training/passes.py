@@ -36,7 +36,7 @@ class Passes:
         self._step = torch.compile(trainer.step_function) if settings.compile else trainer.step_function
         tuned = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
         self._parameters = list(dict.fromkeys([*tuned, *trainer.model.parameters()]))
-        self._captured = Captured(self._compute, self._parameters, settings.compile) if settings.cuda_graphs else None
+        self._captured = Captured(self._compute, self._parameters, settings) if settings.cuda_graphs else None
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, detached; its gradient is where the optimizer finds it."""
