@@ -61,25 +61,25 @@ def test_the_bootstrap_repeats_and_is_about_the_standard_interval_of_a_line() ->
     assert bounds == pytest.approx(said.intervals, abs=0.25 * float(errors.max()))
 
 
-@pytest.mark.parametrize("kind", ["standard", "profile", "bootstrap"])
-def test_intervals_cover_the_truth(kind: str) -> None:
-    truth, tries = numpy.array([3.0, 0.7, 1.0]), {"standard": 1000, "profile": 15, "bootstrap": 100}[kind]
+def test_intervals_cover_the_truth() -> None:
+    truth, tries = numpy.array([3.0, 0.7, 1.0]), 1000
     draw = torch.Generator().manual_seed(7)
     x = torch.linspace(0, 4, 30, dtype=torch.float64).unsqueeze(1)
     model = Expression("a*exp(-k*x)+c", ["x"], ["y"], {"a": 3, "k": 0.7, "c": 1})
     exact = model(x).detach()
     noise = 0.1 * torch.randn(tries, 30, 1, generator=draw, dtype=torch.float64)
-    if kind == "standard":
-        ones, ends = torch.ones(tries, 30, dtype=torch.float64), torch.full((3,), torch.inf, dtype=torch.float64)
-        start = torch.from_numpy(truth).expand(tries, 3)
-        fits = batched.solve(model, x.expand(tries, 30, 1), exact + noise, ones, start, -ends, ends)
-        inside = ((fits.points - torch.from_numpy(truth)).abs() < 2.0518 * fits.errors).numpy()  # t, 27 degrees
-    else:
-        inside = numpy.array(
-            [_covers(kind, of_model(model, x, exact + one), truth, seed) for seed, one in enumerate(noise)]
-        )
-    spread = 3 * (0.95 * 0.05 / tries) ** 0.5  # of a proportion that is 0.95
-    assert (numpy.abs(inside.mean(0) - 0.95) < max(0.02, spread)).all()
+    ones, ends = torch.ones(tries, 30, dtype=torch.float64), torch.full((3,), torch.inf, dtype=torch.float64)
+    start = torch.from_numpy(truth).expand(tries, 3)
+    fits = batched.solve(model, x.expand(tries, 30, 1), exact + noise, ones, start, -ends, ends)
+    inside = ((fits.points - torch.from_numpy(truth)).abs() < 2.0518 * fits.errors).numpy()  # t, 27 degrees
+    assert (numpy.abs(inside.mean(0) - 0.95) < 0.02).all()
+    for kind, count in (
+        ("profile", 8),
+        ("bootstrap", 60),
+    ):  # where the standard one does
+        problems = [of_model(model, x, exact + one) for one in noise[:count]]
+        found = numpy.array([_covers(kind, problem, truth, seed) for seed, problem in enumerate(problems)])
+        assert (found == inside[:count]).mean() > 0.9
 
 
 def _covers(kind: str, problem: Problem, truth: numpy.ndarray, seed: int) -> numpy.ndarray:
