@@ -367,6 +367,8 @@ def _dry_run(config: Config) -> Run:
     for warning in (*config.warnings, *parts.warnings):
         console.warn(warning)
     console.say_table({"forecast": forecast_lines(parts)})
+    if parts.data.guesses is not None:
+        console.say_table({"schema": [parts.data.guesses.write()]})
     return Run(nowhere.path, {"exit": "dry_run"})
 
 

@@ -39,6 +39,8 @@ _FUNCTIONS = {
     "dlwp.data.imagefolder": ("imagefolder",),
     "dlwp.data.packed": ("packed",),
     "dlwp.data.synthetic": ("synthetic",),
+    "dlwp.data.tables": ("table",),
+    "dlwp.criteria": ("of_task",),
     "dlwp.models.timm": ("timm_network",),
     "dlwp.models.torchvision": ("torchvision_network",),
 }

@@ -144,7 +144,7 @@ def describe_layers(model: nn.Module) -> str:
 
 def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | None]) -> list[str]:
     """Return criterion, optimizer, schedule and length of the run, then the parameters that are trained otherwise."""
-    criterion = type(parts.criterion).__name__ if choices.get("criterion") is None else choices["criterion"]
+    criterion = type(parts.criterion).__name__ if choices.get("criterion") in (None, "auto") else choices["criterion"]
     pieces = [str(criterion)]
     optimizer = values["optimizer"]
     name = choices.get("optimizer") or type(parts.optimizer).__name__
