@@ -373,8 +373,9 @@ def _dry_run(config: Config) -> Run:
 
 
 def evaluate(
-    checkpoint: str, *, split: str = "auto", words: Sequence[str] = (), output: str | None = None, plots: bool = True
-) -> dict[str, Any]:
+    checkpoint: str, *, split: str = "auto", words: Sequence[str] = (), output: str | None = None, plots: bool = True,
+    baseline: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run's best weights (or a given checkpoint's) on a split of its data, and draw what was found.
 
     Args:
@@ -383,6 +384,7 @@ def evaluate(
         words: settings to change, such as "data.root=/d/x", "device=cpu" or "trainer.tta=mirror".
         output: the folder of the pictures; None is the run's `plots`.
         plots: whether pictures are written.
+        baseline: whether trees and a constant are fitted on the same rows and measured, of a table ("baseline").
 
     Returns:
         "checkpoint", "split", "step", "num_samples"; "values", loss and metrics by name; "intervals", 95% of those that
@@ -406,4 +408,4 @@ def evaluate(
     whole = ("data.augment=null", "data.drop_last=false") if split == "train" else ()  # the samples as they are, all
     words = [*words, *(word for word in whole if word.partition("=")[0] not in typed)]
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
-    return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots)
+    return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots, baseline=baseline)

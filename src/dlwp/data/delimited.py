@@ -175,7 +175,7 @@ def _delimiter(text: str) -> str:
 
 
 def _is_header(first: Sequence[str]) -> bool:
-    return all(cell.strip() and not _is_number(cell) for cell in first) and len(set(first)) == len(first)
+    return all(cell.strip() and not _is_number(cell) for cell in first)
 
 
 def _is_number(cell: str) -> bool:

@@ -19,7 +19,7 @@ from dlwp.errors import DataError
 
 def fit(
     table: Mapping[str, Texts], kinds: Mapping[str, str], rows: numpy.ndarray, reading: Mapping[str, Any],
-    standardize: bool,
+    standardize: bool, of: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Return the code of rows.
 
@@ -30,6 +30,7 @@ def fit(
     Args:
         table: columns. kinds: of those that are inputs, in order. rows: int64, those to train on.
         reading: `missing` and `decimal`, by which texts are read. standardize: else numbers stay as they are.
+        of: the file, for messages.
 
     Returns:
         Fit for JSON: "numbers", "indicators", "categories", and what was given.
@@ -43,10 +44,12 @@ def fit(
             code["categories"].append({"column": name, "values": ordered(values)})
             continue
         lacks = False
-        for part, values in _numbers(name, column, kind, code).items():
+        for part, values in _numbers(name, column, kind, code, of).items():
             spread = values[column.codes]
             known = spread[numpy.isfinite(spread)]
             lacks |= len(known) < len(spread)
+            if part is not None and len(known) and float(numpy.ptp(known)) == 0:
+                continue  # dates of one year, or without a time
             entry: dict[str, Any] = {"column": name, "kind": kind, "part": part}
             if standardize:
                 mean = float(known.mean()) if len(known) else 0.0
@@ -73,7 +76,11 @@ def ordered(values: set[str]) -> list[str]:
 def names(code: Mapping[str, Any]) -> list[str]:
     """Return the name of each number of an input, in order."""
     numbers = [one["column"] + (f".{one['part']}" if one["part"] else "") for one in code["numbers"]]
-    return [*numbers, *(f"{name}.missing" for name in code["indicators"]), *(one["column"] for one in code["categories"])]
+    return [
+        *numbers,
+        *(f"{name}.missing" for name in code["indicators"]),
+        *(one["column"] for one in code["categories"]),
+    ]
 
 
 def used(code: Mapping[str, Any]) -> list[str]:
@@ -125,12 +132,12 @@ def encode(
 
 def missing_at(name: str, row: int, of: str) -> DataError:
     """Return what to raise where a value is missing and nothing may stand for it."""
-    return DataError(f"{of}: column '{name}' is missing in row {row + 1:,}. data.drop_missing=true leaves such rows out")
+    return DataError(
+        f"{of}: column '{name}' is missing in row {row + 1:,}. data.drop_missing=true leaves such rows out"
+    )
 
 
-def parsed(
-    name: str, column: Texts, kind: str, reading: Mapping[str, Any], of: str = ""
-) -> numpy.ndarray:
+def parsed(name: str, column: Texts, kind: str, reading: Mapping[str, Any], of: str = "") -> numpy.ndarray:
     """Return the different values of a column of numbers (float64) or dates (datetime64).
 
     Raises:
@@ -177,7 +184,9 @@ def shown(value: float) -> str:
     return f"{value:.0f}" if math.isfinite(value) and value == round(value) and abs(value) < 1e9 else f"{value:.5g}"
 
 
-def sample_table(table: Mapping[str, Texts], code: Mapping[str, Any], inputs: numpy.ndarray, rows: Sequence[int]) -> str:
+def sample_table(
+    table: Mapping[str, Texts], code: Mapping[str, Any], inputs: numpy.ndarray, rows: Sequence[int]
+) -> str:
     """Return a table in Markdown of these rows: each column as it stands in the file, and what became of it."""
     titles = names(code)
     head = ["input", "column", *(f"row {row + 1}" for row in rows)]

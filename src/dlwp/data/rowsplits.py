@@ -92,7 +92,9 @@ def cut(
     parts = {name: part for name, part in parts.items() if name == "train" or counts[name]}
     for name, part in parts.items():
         if not len(part):
-            raise DataError(f"{name} would be empty: data.split={way} leaves it no {'group' if way == 'group' else 'row'}")
+            raise DataError(
+                f"{name} would be empty: data.split={way} leaves it no {'group' if way == 'group' else 'row'}"
+            )
     return parts, _said(parts, shares, way, seed)
 
 

@@ -20,7 +20,8 @@ from dlwp.errors import ConfigError, DataError
 
 _SHOWN = 4
 _ROWS_SHOWN = 4
-_MOST_CATEGORIES = 1000
+_FEW_CLASSES = 20
+"""Whole numbers that are still taken for classes; and of more classes each is to have two rows on average."""
 
 
 def table(
@@ -73,7 +74,7 @@ def table(
         kept, fractions, split, targets=found.codes(whole, path)[kept] if found.classes else None,
         group=found.column(whole, group, "data.group"), time=found.moments(time), seed=seed,
     )  # fmt: skip
-    found.code = rowcode.fit(whole.columns, found.inputs, parts["train"], found.reading, standardize)
+    found.code = rowcode.fit(whole.columns, found.inputs, parts["train"], found.reading, standardize, path)
     found.code["dtype"] = dtype
     found.measure(parts["train"])
     sets = {name: found.dataset(whole, rows, path, name, dtype) for name, rows in parts.items()}
@@ -100,14 +101,14 @@ class _Table:
         self.path, self.whole, self.standardize = path, whole, standardize
         names = list(whole.columns)
         if not asked.target:
-            raise ConfigError(
-                f"data.target is not given: which column is to be learned? {path} has {_some(names, 30)}"
-            )
+            raise ConfigError(f"data.target is not given: which column is to be learned? {path} has {_some(names, 30)}")
         self.targets = asked.target
         for name in self.targets:
             self.column(whole, name, "data.target")
         self.kinds = meanings.check_kinds(asked.types, names, path)
-        missing = list(meanings.MISSING) if asked.missing == "auto" else [str(one) for one in _listed(asked.missing, "")]
+        missing = (
+            list(meanings.MISSING) if asked.missing == "auto" else [str(one) for one in _listed(asked.missing, "")]
+        )
         decimal = asked.decimal
         if decimal == "auto":
             decimal = meanings.guess_decimal(whole.columns, missing, whole.form.get("delimiter"))
@@ -199,7 +200,7 @@ class _Table:
         if self.task == "classification":
             if len(self.targets) > 1:
                 raise ConfigError(f"data.target has {len(self.targets)} columns: several targets must be numbers")
-            if len(present) > _MOST_CATEGORIES and len(present) > self.whole.num_rows // 10:
+            if 2 * len(present) > self.whole.num_rows and len(present) > _FEW_CLASSES:
                 raise DataError(
                     f"{self.path}: the target '{first}' has {len(present):,} different texts in "
                     f"{self.whole.num_rows:,} rows, which are no classes. Another data.target"
@@ -214,8 +215,9 @@ class _Table:
             if not self.standardize:
                 return "regression", "numbers"
             values, _ = meanings.numbers(texts, **self.reading)
-            if self.kinds.get(self.targets[0]) is None and present <= 20 and meanings.is_whole(values):
-                return "classification", f"only {present} whole numbers; as numbers: data.task=regression"
+            if self.kinds.get(self.targets[0]) is None and present <= _FEW_CLASSES and meanings.is_whole(values):
+                other = "; as numbers: data.task=regression" if present > 2 else ""
+                return "classification", f"only {present} whole numbers{other}"
             return "regression", "numbers"
         return "classification", "text" if kind != "date" else "dates are taken as text"
 
@@ -259,7 +261,7 @@ class _Table:
             raise DataError(f"{of}: the target is missing in all {len(lacks):,} rows")
         before = int(lacks.sum())
         for name in self.inputs:
-            texts = self.column(read, name, "an input", of)
+            texts = self.column(read, name, "which is an input", of)
             missing = [at for at, text in enumerate(texts.values) if text in self.reading["missing"]]
             if missing and drop_missing:
                 lacks |= numpy.isin(texts.codes, missing)
@@ -276,9 +278,7 @@ class _Table:
             self.mean, spread = values.mean(0).tolist(), values.std(0)
             self.std = [one if one > 0 else 1.0 for one in spread.tolist()]
 
-    def dataset(
-        self, read: delimited.Read, rows: numpy.ndarray, of: str, split: str, dtype: str
-    ) -> ArrayDataset:  # fmt: skip
+    def dataset(self, read: delimited.Read, rows: numpy.ndarray, of: str, split: str, dtype: str) -> ArrayDataset:
         """Return rows as inputs and targets."""
         table = {name: read.columns[name].rows(rows) for name in self.inputs}
         inputs, unknown = rowcode.encode(table, self.code, len(rows), dtype, of)
@@ -360,7 +360,9 @@ class _Table:
 
 def _fingerprints(data: ArrayDataset) -> list[bytes]:
     targets = data.targets.reshape(len(data), -1).numpy()
-    whole = numpy.ascontiguousarray(numpy.concatenate([data.inputs.numpy(), targets.astype(data.inputs.numpy().dtype)], 1))
+    whole = numpy.ascontiguousarray(
+        numpy.concatenate([data.inputs.numpy(), targets.astype(data.inputs.numpy().dtype)], 1)
+    )
     return whole.view(numpy.dtype((numpy.void, whole.dtype.itemsize * whole.shape[1]))).ravel().tolist()
 
 

@@ -49,7 +49,7 @@ class Columns(nn.Module):
         of 2π c x for each frequency c, then a linear map that all columns share, and ReLU.
     """
 
-    def __init__(self, in_features: int, cardinalities: Sequence[int], waves: int = 0, scale: float = 0.1) -> None:
+    def __init__(self, in_features: int, cardinalities: Sequence[int], waves: int = 0, scale: float = 0.3) -> None:
         super().__init__()
         self.num_numbers = in_features - len(cardinalities)
         if self.num_numbers < 0:
