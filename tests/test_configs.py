@@ -54,6 +54,8 @@ def needed_words(path: Path) -> list[str]:
     """Return the words that give a config what it cannot know."""
     if path.stem == "packed":
         return ["data.path=packed"]
+    if path.stem in ("csv", "parquet"):
+        return [f"data.path=table.{path.stem}", "data.target=y"]
     if path.stem in ("imagefolder", "transfer"):
         return ["data.root=pictures"]
     if path.stem in ("torchvision", "timm"):
@@ -68,6 +70,18 @@ def make_pictures() -> None:
         file = Path("pictures", "cat" if number % 2 else "dog", f"{number}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=numpy.uint8)).save(file)
+
+
+def make_table(form: str) -> None:
+    """Write a table of a number and a category where `data.path=table.FORM` finds it."""
+    columns = {"x": [at * 0.7 for at in range(64)], "c": ["ab"[at % 2] for at in range(64)]}
+    columns["y"] = ["no" if at % 3 else "yes" for at in range(64)]
+    if form == "parquet":
+        pyarrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(pyarrow.table(columns), "table.parquet")
+        return
+    rows = [",".join(map(str, row)) for row in zip(*columns.values())]
+    Path("table.csv").write_text("\n".join([",".join(columns), *rows]) + "\n", encoding="utf-8")
 
 
 def name_of(path: Path) -> str:
@@ -184,6 +198,8 @@ def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if path.stem in ("packed", "imagefolder"):
         make_pictures()
+    if path.stem in ("csv", "parquet"):
+        make_table(path.stem)
     if path.stem == "packed":
         packing.pack(Path("pictures"), Path("packed"), num_workers=0)
     words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)

@@ -385,12 +385,15 @@ def _dry_run(config: Config) -> Run:
     for warning in (*config.warnings, *parts.warnings):
         console.warn(warning)
     console.say_table({"forecast": forecast_lines(parts)})
+    if parts.data.guesses is not None:
+        console.say_table({"schema": [parts.data.guesses.write()]})
     return Run(nowhere.path, {"exit": "dry_run"})
 
 
 def evaluate(
     checkpoint: str | None, *, split: str = "auto", words: Sequence[str] = (), output: str | None = None,
     plots: bool = True,
+    baseline: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Evaluate a run's best weights (or a given checkpoint's) on a split of its data, and draw what was found.
 
@@ -401,6 +404,7 @@ def evaluate(
         words: settings to change, such as "data.root=/d/x", "device=cpu" or "trainer.tta=mirror".
         output: the folder of the pictures; None is the run's `plots`, or one in outputs/eval where there is no run.
         plots: whether pictures are written.
+        baseline: whether trees and a constant are fitted on the same rows and measured, of a table ("baseline").
 
     Returns:
         "checkpoint" (of published weights the name, and their "step" is None), "split", "step", "num_samples";
@@ -427,4 +431,4 @@ def evaluate(
     whole = ("data.augment=null", "data.drop_last=false") if split == "train" else ()  # the samples as they are, all
     words = check.with_defaults(words, whole)
     parts = _build(compose([*words, "resume_exact=false", f"resume={folder}"]), for_training=False)
-    return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots)
+    return evaluation.evaluate(parts, run, folder, split=split, output=output, plots=plots, baseline=baseline)

@@ -40,8 +40,11 @@ def hearers(
         hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
         observers.append(
-            TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std)
-        )
+            TensorBoard(
+                run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std,
+                samples=parts.data.samples,
+            )
+        )  # fmt: skip
     if logger["plots"]:
         observers.append(Plots(run, classes))
     if isinstance(parts.model, Objective):

@@ -274,8 +274,9 @@ class Builder:
         sections = self._values.get("metrics") or {}
         built = {}
         for name, section in sections.items():
-            if section is None:
+            if section is None or section.get("only", facts.task) != facts.task:
                 continue
+            section = {key: value for key, value in section.items() if key != "only"}
             section = self._filled(section, f"metrics.{name}", facts.answers())
             metric = instantiate(section, f"metrics.{name}", self._trust)
             built[name] = metric.to(device) if hasattr(metric, "to") else metric

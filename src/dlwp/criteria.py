@@ -21,6 +21,24 @@ class Value(nn.Module):
         return outputs.mean()
 
 
+def of_task(task: str, weight: Tensor | None = None) -> nn.Module:
+    """Return the usual criterion of a task: cross-entropy for classes, mean squared error for numbers.
+
+    Args:
+        task: of the data. weight: of each class (K,).
+
+    Raises:
+        ConfigError: the task has no usual one, or no classes to weigh.
+    """
+    if task == "classification":
+        return nn.CrossEntropyLoss(weight)
+    if weight is not None:
+        raise ConfigError(f"criterion.weight is for classes, the task is {task}. criterion.weight=null")
+    if task == "regression":
+        return nn.MSELoss()
+    raise ConfigError(f"no criterion is usual for the task '{task}'. criterion=mse, or criterion._target_=...")
+
+
 def batch_weight(criterion: Any, targets: Any) -> float | Tensor:
     """Return what the mean of a criterion divides by: sum(loss * weight) / sum(weight) is the mean over all batches.
 

@@ -48,6 +48,8 @@ _FUNCTIONS = {
     "dlwp.data.nothing": ("nothing",),
     "dlwp.data.packed": ("packed",),
     "dlwp.data.synthetic": ("synthetic",),
+    "dlwp.data.tables": ("table",),
+    "dlwp.criteria": ("of_task",),
     "dlwp.models.timm": ("timm_network",),
     "dlwp.models.torchvision": ("torchvision_network",),
 }

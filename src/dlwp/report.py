@@ -148,7 +148,7 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
     """Return criterion, optimizer, schedule and length of the run, then the parameters that are trained otherwise."""
     if isinstance(parts.optimizer, LeastSquares):
         return [f"{parts.optimizer.describe()} · {len(parts.data.train):,} samples at once"]  # type: ignore[arg-type]
-    criterion = type(parts.criterion).__name__ if choices.get("criterion") is None else choices["criterion"]
+    criterion = type(parts.criterion).__name__ if choices.get("criterion") in (None, "auto") else choices["criterion"]
     pieces = [str(criterion)]
     optimizer = values["optimizer"]
     name = choices.get("optimizer") or type(parts.optimizer).__name__
@@ -246,6 +246,8 @@ def evaluation_lines(found: Mapping[str, Any], most: int = 20) -> list[str]:
         most: rows of the table by class, those of the lowest recall.
     """
     table: dict[str, list[str]] = {found["split"]: [found["line"], *_further(found)]}
+    if found.get("baseline"):
+        table["baseline"] = [_baseline_line(name, found["baseline"]) for name in ("trees", "constant")]
     if found["by_class"]:
         table["classes"] = _class_table(found["by_class"], most)
     if found["left_out"]:
@@ -274,6 +276,14 @@ def _further(found: Mapping[str, Any]) -> list[str]:
         sure, right = calibration["confidence"], calibration["accuracy"]
         pieces.append(f"calibration error {calibration['error']:.1%} (on average {sure:.1%} sure, {right:.1%} right)")
     return [", ".join(pieces)] if pieces else []
+
+
+def _baseline_line(name: str, found: Mapping[str, Any]) -> str:
+    """Return what a baseline of a table reaches, and what it is."""
+    values = found[name].items()
+    said = [f"{key} {value:.1%}" if key == "accuracy" else f"{key} {value:.4g}" for key, value in values]
+    trees = f"HistGradientBoosting of scikit-learn as it comes, fitted in {found['elapsed_s']:.1f} s on the same train"
+    return f"{', '.join(said)} ({trees if name == 'trees' else 'one answer for all: ' + found['answer']})"
 
 
 def _class_table(classes: Sequence[Mapping[str, Any]], most: int) -> list[str]:

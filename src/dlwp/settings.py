@@ -214,7 +214,7 @@ OF_ONE_COMMAND = ("run_dir", "resume", "resume_exact", "resume_fallback", "verif
 
 FREE_ON_RESUME = (
     "callbacks", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.on_error",
-    "data.path", "data.root", "data.timeout_s", "data.verify", "device", "dry_run", "logger", "notes", "resume_exact",
+    "data.path", "data.root", "data.test_path", "data.timeout_s", "data.val_path", "data.verify", "device", "dry_run", "logger", "notes", "resume_exact",
     "resume_fallback", "tags", "trainer.checkpoint_every", "trainer.epochs", "trainer.extend", "trainer.keep_best",
     "trainer.keep_last", "trainer.log_every", "trainer.max_steps", "trainer.max_time", "trainer.patience",
     "trainer.profile", "trainer.progress", "trust",

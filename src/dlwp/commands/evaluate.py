@@ -31,9 +31,10 @@ keys:
   tta         views of each picture whose outputs are averaged: mirror, mirror_translate or null (as in training)
   output      folder of the pictures (RUN/plots; of a published network outputs/eval/DATA-MODEL/TIME)
   plots       whether pictures are written: true, false (true)
+  baseline    whether gradient-boosted trees and a constant are measured on the same rows of a table (false)
   format      text or json (text)
 """
-_CHOICES = {"format": ("text", "json"), "plots": ("true", "false")}
+_CHOICES = {"format": ("text", "json"), "plots": ("true", "false"), "baseline": ("true", "false")}
 
 
 def main() -> int:
@@ -52,7 +53,7 @@ def _evaluate() -> int:
 
     found = api.evaluate(
         own["checkpoint"] or None, split=own["split"], words=words, output=own["output"] or None,
-        plots=own["plots"] == "true",
+        plots=own["plots"] == "true", baseline=own["baseline"] == "true",
     )  # fmt: skip
     if own["format"] == "json":
         print(_as_json(found))
@@ -66,6 +67,7 @@ def _evaluate() -> int:
 def _read(settings: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """Return the command's own keys, checked, and the words that are settings of the run."""
     own = {"checkpoint": "", "split": "auto", "tta": "", "output": "", "plots": "true", "format": "text"}
+    own["baseline"] = "false"
     words = []
     for word in settings:
         key, separator, value = word.partition("=")

@@ -32,12 +32,13 @@ _DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
   dlwp-predict photos/ features=features.npz    what the last layer is given; .safetensors, or a folder for
                                                 TensorBoard's projector
   dlwp-predict photos/ precision=fp32           or bf16, fp16; else auto: bf16 where that is faster, which then is said
+  dlwp-predict checkpoint=RUN new.csv output=out.csv  rows of a table, by a run on such: with the predictions behind them
 """
 _OWN = {
     "checkpoint": "", "format": "table", "output": "", "top_k": "5", "batch_size": "32", "plots": "false",
     "features": "", "precision": "auto",
 }  # fmt: skip
-_OTHERS = dict[str, str]()
+_OTHERS = {"RowPredictor": "predict_rows"}
 """Class of a predictor of other things than pictures -> the module of this room whose `predict` shows what it finds."""
 _FURTHER = ("model", "device", "trust", "trainer.tta")
 

@@ -134,6 +134,7 @@ class Facts:
             answers["columns"] = (self.inputs, "columns of the data")
         if self.target_names is not None:
             answers["targets"] = (self.target_names, "what is to be explained")
+        answers["task"] = (self.task, self.sources.get("task", "the data"))
         answers["cardinalities"] = (self.cardinalities or [], "categories in each column of such")
         answers["scale"] = (self.target_std or 1.0, "one of the target's units, in those of the loss")
         return answers
@@ -144,7 +145,8 @@ class Splits:
     """The splits of a data set. A data function returns one of these, or a plain `Dataset` (which is then `train`).
 
     `notes` are short sentences for the summary: where the data was found, what was done to it. `warnings` are such as
-    a person should look at.
+    a person should look at. `samples`: a table in Markdown of some samples and what became of them. `guesses`: what was
+    found out of a file and can be written down by its `write()`, for a dry run.
     """
 
     train: Dataset[Any]
@@ -153,6 +155,8 @@ class Splits:
     facts: Facts = field(default_factory=Facts)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    samples: str = ""
+    guesses: Any = None
 
     def present(self) -> dict[str, Dataset[Any]]:
         """Return the splits that there are, by name."""

@@ -19,8 +19,8 @@ from dlwp.data.facts import check_labels, find_facts
 from dlwp.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
-    "ArrayDataset", "Facts", "Splits", "as_splits", "check_labels", "class_weights", "cut_validation", "find_facts",
-    "take",
+    "ArrayDataset", "Facts", "Splits", "as_splits", "check_labels", "choose", "class_weights", "cut_validation",
+    "find_facts", "take",
 ]  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
             f"val would be empty (0 of {total:,} samples). A larger data.val_fraction (now {fraction:g}), or 0"
         )
     classes = _classes_of(train, splits.facts.task)
-    chosen = _choose(total, count, classes, randomness.generator(seed, "split"))
+    chosen = choose(total, count, classes, randomness.generator(seed, "split"))
     how = "stratified" if classes is not None else "at random"
     note = f"val {count:,} ({100 * fraction:g}% of train, {how}, seed {seed})"
     parts = (_part(train, (~chosen).nonzero().view(-1)), _part(train, chosen.nonzero().view(-1)))
@@ -106,7 +106,7 @@ def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
 def take(dataset: Dataset[Any], count: int, seed: int) -> Dataset[Any]:
     """Return `count` samples of a data set, stratified where its targets are class indices: a function of the seed."""
     dataset = as_arrays(dataset)
-    chosen = _choose(size(dataset), count, _classes_of(dataset, "other"), randomness.generator(seed, "split", count))
+    chosen = choose(size(dataset), count, _classes_of(dataset, "other"), randomness.generator(seed, "split", count))
     return _part(dataset, chosen.nonzero().view(-1))
 
 
@@ -135,7 +135,7 @@ def _are_classes(targets: Tensor, task: str) -> bool:
     return task == "classification" or 2 * len(targets.unique()) <= len(targets)
 
 
-def _choose(total: int, count: int, classes: Tensor | None, generator: torch.Generator) -> Tensor:
+def choose(total: int, count: int, classes: Tensor | None, generator: torch.Generator) -> Tensor:
     """Return a mask (total,) of `count` samples; of each class its share, the remainders going to the largest."""
     order = torch.randperm(total, generator=generator)
     chosen = torch.zeros(total, dtype=torch.bool)

@@ -20,6 +20,7 @@ from dlwp.build import Parts
 from dlwp.data.facts import path_of
 from dlwp.errors import ConfigError, MachineError
 from dlwp.inference import figures, scores
+from dlwp.inference.baseline import baselines
 from dlwp.inference.samples import ClassCollector, Classified, ErrorCollector, Unread, Watched
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder, find_run
@@ -47,8 +48,9 @@ def find_weights(checkpoint: str) -> tuple[RunFolder, Path]:
 
 
 def evaluate(
-    parts: Parts, run: RunFolder, folder: Path, *, split: str = "auto", output: str | None = None, plots: bool = True
-) -> dict[str, Any]:
+    parts: Parts, run: RunFolder, folder: Path, *, split: str = "auto", output: str | None = None, plots: bool = True,
+    baseline: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate a checkpoint on a split; return and draw what is found.
 
     Args:
@@ -56,7 +58,7 @@ def evaluate(
         run, folder: from `find_weights`.
         split: train, val or test; auto is test, or val where the data has no test split.
         output: the folder of the pictures; None is the run's `plots`, and where that cannot be written there are none.
-        plots: whether pictures are drawn.
+        plots: whether pictures are drawn. baseline: whether what simple ones reach is measured, of a table.
 
     Returns:
         As `dlwp.evaluate` says.
@@ -67,36 +69,43 @@ def evaluate(
     weights, record = checkpoints.load_weights(folder)
     load_weights(parts.model, weights)
     trainer, step = evaluator(parts), record["progress"]["step"]
-    found = measure(parts, trainer, str(folder), step, run.plots, split=split, output=output, plots=plots)
+    found = measure(
+        parts, trainer, str(folder), step, run.plots, split=split, output=output, plots=plots, baseline=baseline
+    )
     return found | {"line": found["line"] + report.origin(step, run.best_step, trainer.monitor)}
 
 
 def measure(
     parts: Parts, trainer: Trainer, name: str, step: int | None, place: Path, *, split: str, output: str | None,
-    plots: bool,
+    plots: bool, baseline: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure the weights that the parts have on a split; return and draw what is found, as `evaluate` does.
 
     Args:
         trainer: from `evaluator`. name, step: of the weights; without a step they are published ones, of many classes,
             and only those are told of which samples have or were taken for.
-        place: where pictures go without `output`.
+        place: where pictures go without `output`. baseline: as `evaluate` takes it.
     """
     if split == "auto":
         split = "test" if "test" in parts.loaders else "val"
     if split not in parts.loaders:
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
-    has_classes = parts.data.facts.task == "classification"
-    folder, refused = _place(place, output) if plots and has_classes else (None, "")
+    facts = parts.data.facts
+    drawable = facts.task == "classification" or facts.target_names is not None
+    folder, refused = _place(place, output) if plots and drawable else (None, "")
     count = parts.loaders[split].num_samples
     found: dict[str, Any] = {"checkpoint": name, "split": split, "step": step, "num_samples": count}
     found |= _measured(parts, trainer, split, all_classes=step is not None)
+    found["baseline"] = baselines(parts, split) if baseline else None
+    points = found.pop("points")
     if folder is not None and found["by_class"]:
         found["files"] = _draw(found, parts, folder)
+    elif folder is not None and points is not None:
+        found["files"] = _draw_scatter(points, parts, split, folder)
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
     found["line"] = report.values_line(found["values"], count, bounds)
     nothing = "none: there are no classes to draw" if output is not None else ""
-    found["note"] = refused if found["by_class"] else nothing
+    found["note"] = refused if drawable else nothing
     return found
 
 
@@ -115,7 +124,7 @@ def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) 
     values = trainer.evaluate(loader, split) or {}
     found: dict[str, Any] = {
         "values": values, "intervals": scores.intervals(values, parts.metrics, loader.num_samples), "macro_f1": None,
-        "by_class": [], "confusion": [], "calibration": None, "regression": None, "worst": [], "files": {},
+        "by_class": [], "confusion": [], "calibration": None, "regression": None, "worst": [], "files": {}, "points": None,
         "left_out": [
             {"sample": sample, "file": name, "reason": reason} for sample, (name, reason) in unread.samples.items()
         ],
@@ -123,7 +132,7 @@ def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) 
     if watched is None or not watched.fits:
         return found
     if isinstance(collector, ErrorCollector):
-        found |= {"regression": collector.values(), "worst": collector.worst()}
+        found |= {"regression": collector.values(), "worst": collector.worst(), "points": collector.points()}
     else:
         found |= _of_classes(parts, collector.finish(), values, all_classes)
     # in the place of one that could not be read stood another
@@ -201,6 +210,15 @@ def _draw(found: dict[str, Any], parts: Parts, place: Path) -> dict[str, str]:
         else:
             path.unlink(missing_ok=True)  # that of an evaluation before would pass for this one's
     return written
+
+
+def _draw_scatter(points: tuple[Tensor, Tensor], parts: Parts, split: str, place: Path) -> dict[str, str]:
+    """Write the picture of numbers predicted against true ones, in the unit of the targets; return its path by kind."""
+    from dlwp.observers.plots import png
+
+    path = place / f"eval-{split}-scatter.png"
+    files.write_atomic(path, png(figures.draw_scatter(*points, parts.data.facts.target_names or ["target"], split)))
+    return {"scatter": str(path)}
 
 
 def _pictures(dataset: Dataset[Any], samples: Sequence[int]) -> list[Tensor]:

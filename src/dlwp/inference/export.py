@@ -199,7 +199,11 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
     form = None
     if _takes_pictures(facts):
         form = dataclasses.asdict(Form(facts.input_shape[1], facts.input_shape[2], **(facts.form or {})))
-    return {
+    table = {}
+    if (facts.encoding or {}).get("kind") == "table":  # of other kinds no more is needed than what stands below
+        table = {"inputs": facts.inputs, "encoding": facts.encoding, "target_mean": facts.target_mean,
+                 "target_std": facts.target_std}  # fmt: skip
+    return table | {
         "dlwp": __version__,
         "name": "/".join(Path(network.name).parts[-3:]),  # of a path no more: the file may go to strangers
         "task": facts.task,
@@ -275,6 +279,8 @@ def _drawn(facts: Facts, generator: Any) -> Tensor:
         shape = (-1,) + (1,) * (len(facts.input_shape) - 1)
         if facts.mean is not None and facts.std is not None:
             numbers = numbers * torch.tensor(facts.std).view(shape) + torch.tensor(facts.mean).view(shape)
+        for at, size in enumerate(reversed(facts.cardinalities or []), 1):  # the last columns are categories
+            numbers[:, -at] = torch.randint(size, (count,), generator=generator).float()
         return numbers
     channels, height, width = facts.input_shape
     coarse = torch.randn(count, channels, 5, 5, generator=generator)
@@ -342,6 +348,8 @@ def _way_in(metadata: dict[str, Any]) -> str:
         inside = f", {' and '.join(steps)} inside" if steps else ""
         return f"{'pictures' if pictures else 'numbers'} as they are{inside}"
     scaled = "pictures in [0, 1]" if pictures else "numbers"
+    if "encoding" in metadata:
+        return "rows as the encoding in the metadata makes them of columns"
     if metadata["mean"] is None:
         return scaled
     rounded = [[float(f"{one:.4g}") for one in metadata[name][:3]] for name in ("mean", "std")]

@@ -72,6 +72,37 @@ def draw_reliability(calibration: Mapping[str, Any], title: str = "") -> Figure:
     return figure
 
 
+def draw_scatter(outputs: Tensor, targets: Tensor, names: Sequence[str], title: str = "") -> Figure:
+    """Return a figure of predictions against true values, a panel a number, with the line on which they agree.
+
+    Args:
+        outputs, targets: (N, D), in the unit of the targets. names: of the D numbers. title: what was evaluated.
+    """
+    from matplotlib.figure import Figure
+
+    count = len(names)
+    columns = min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5.2 * columns, 5.2 * rows), dpi=_DPI, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.set_axis_off()
+    faint = min(0.7, max(0.08, 150 / len(targets)))
+    for axis, name, found, true in zip(axes, names, outputs.T.double(), targets.T.double()):
+        sound = found.isfinite() & true.isfinite()
+        found, true = found[sound], true[sound]
+        axis.scatter(true.numpy(), found.numpy(), s=9, color=_BLUE, alpha=faint, linewidths=0)
+        if len(true):
+            ends = [float(true.min()), float(true.max())]
+            axis.plot(ends, ends, color=_RED, linewidth=1.2, label="predicted = true")
+            axis.legend(loc="upper left", frameon=False, fontsize=9)
+        _dress(axis, f"{_cut(name, 30)}{f' ({title})' if title else ''}", "predicted")
+        axis.title.set_position((0, 1))
+        axis.grid(axis="x", color="#e4e4e4", linewidth=0.8)
+        axis.set_xlabel("true", color=_INK)
+    return figure
+
+
 def draw_mistakes(mistakes: Sequence[Mapping[str, Any]], pictures: Sequence[Tensor], title: str = "") -> Figure:
     """Return a figure of wrongly classified pictures, each with its classes, probability, and file or sample.
 

@@ -19,6 +19,9 @@ from dlwp.training.batches import Loader, StepFunction, is_pair
 _IGNORED = -100
 _MOST_NUMBERS = 64
 """How many outputs of a sample are told of."""
+_MOST_POINTS = 20_000
+_MOST_PANELS = 6
+"""Samples and numbers of each that are kept for a picture of predictions against targets."""
 
 
 @dataclass
@@ -102,6 +105,8 @@ class ErrorCollector:
         self._metrics = {name: metric.to(device) for name, metric in metrics.items()}
         self._most = most
         self._worst: tuple[Tensor, ...] = ()
+        self._few: list[tuple[Tensor, Tensor]] = []
+        self._num_few = 0
 
     def add(self, outputs: Tensor, targets: Tensor, indices: Tensor) -> bool:
         """Add a batch of one shape (B, ...); return False where the shapes differ or these are no numbers."""
@@ -113,6 +118,9 @@ class ErrorCollector:
         dtype = sum_dtype(outputs.device)
         scale, mean = self._scale.to(flat.device, dtype), self._mean.to(flat.device, dtype)
         flat, wanted = flat.to(dtype) * scale + mean, wanted.to(dtype) * scale + mean
+        if self._num_few < _MOST_POINTS and flat.shape[1] <= _MOST_PANELS:
+            self._few.append((flat, wanted))
+            self._num_few += len(flat)
         found = ((flat - wanted).square().mean(1), sent(indices, outputs.device), flat, wanted)
         joined = [torch.cat(pair) for pair in zip(self._worst, found, strict=True)] if self._worst else list(found)
         order = joined[0].sort(descending=True, stable=True).indices[: self._most]
@@ -122,6 +130,13 @@ class ErrorCollector:
     def values(self) -> dict[str, float]:
         """Return R2, MAE and RMSE; waits for the device."""
         return {name: float(metric.compute()) for name, metric in self._metrics.items()}
+
+    def points(self) -> tuple[Tensor, Tensor] | None:
+        """Return outputs and targets (N, D) of the first samples, for a picture; None where D is large."""
+        if not self._few:
+            return None
+        outputs, targets = (torch.cat(parts).cpu()[:_MOST_POINTS] for parts in zip(*self._few, strict=True))
+        return outputs, targets
 
     def worst(self) -> list[dict[str, Any]]:
         """Return the samples, the worst first: index, root of the mean squared error, outputs and targets."""

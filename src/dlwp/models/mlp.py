@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from dlwp.errors import ConfigError, did_you_mean
+from dlwp.models.columns import Columns
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 _NORMS = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
@@ -25,6 +26,8 @@ class MLP(nn.Module):
         activation: "relu", "gelu", "silu" or "tanh".
         norm: "batch", "layer" or None.
         dropout: probability in [0, 1) of dropping a hidden feature.
+        cardinalities: of the last C of the numbers, that are indices of categories: how many each has. They are
+            embedded, see `Columns`; with none the numbers enter as they are.
 
     Shape:
         input (B, ...), D numbers each -> output (B, K).
@@ -50,12 +53,15 @@ class MLP(nn.Module):
         activation: str = "relu",
         norm: str | None = None,
         dropout: float = 0.0,
+        cardinalities: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if activation not in _ACTIVATIONS:
             raise ConfigError(_no_such("activation", activation, _ACTIVATIONS))
         if norm is not None and norm not in _NORMS:
             raise ConfigError(_no_such("norm", norm, _NORMS) + ", null")
+        self.columns = Columns(in_features, cardinalities) if cardinalities else None
+        in_features = self.columns.out_features if self.columns is not None else in_features
         layers: list[nn.Module] = []
         for before, after in zip((in_features, *hidden), hidden):
             linear = nn.Linear(before, after, bias=norm != "batch")  # batch norm's own bias stands for it
@@ -75,7 +81,8 @@ class MLP(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return outputs (B, K) of inputs (B, ...)."""
-        return self.head(self.layers(inputs.flatten(1)))
+        inputs = inputs.flatten(1)
+        return self.head(self.layers(inputs if self.columns is None else self.columns(inputs)))
 
 
 def _no_such(what: str, name: str, known: dict[str, type[nn.Module]]) -> str:

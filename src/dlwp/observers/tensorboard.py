@@ -36,6 +36,7 @@ class TensorBoard:
         hparams: hyperparameters, nested or flat; shown with the final metrics.
         classes: their names, for the confusion matrix.
         mean, std: per channel, to undo the normalisation; else each picture is stretched to its own range.
+        samples: a table in Markdown of some samples, for data that is no pictures.
     """
 
     watcher = True
@@ -49,8 +50,10 @@ class TensorBoard:
         classes: list[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        samples: str = "",
     ) -> None:
         self._run = run
+        self._samples = samples
         self._images = images
         self._hparams = hparams
         self._classes = classes
@@ -71,10 +74,12 @@ class TensorBoard:
             "train": event.step + ("log" not in pending), "val": event.step + ("evaluate" not in pending)
         }  # fmt: skip
         self._images = self._images if event.step == 0 else 0
+        self._samples = self._samples if event.step == 0 else ""
 
     def on_log(self, event: Logged) -> None:
         """Write the training's curves, and once the pictures."""
         self._draw_pictures(event)
+        self._write_samples(event.step)
         self._write("train", event.values, event.step)
 
     def on_evaluation(self, event: Evaluated) -> None:
@@ -119,6 +124,13 @@ class TensorBoard:
             return
         grid = picture_grid(batch[0][:count], self._mean, self._std)
         self._file("").add_picture("training pictures", grid.permute(1, 2, 0).numpy(), event.step)
+
+    def _write_samples(self, step: int) -> None:
+        if self._samples:
+            from torch.utils.tensorboard.summary import text
+
+            self._file("").add(step, summary=text("training samples", self._samples))
+        self._samples = ""
 
     def _draw_confusion(self, split: str, counts: Any, step: int) -> None:
         import numpy
