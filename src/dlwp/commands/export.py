@@ -18,11 +18,12 @@ _DESCRIPTION = """Write a network to a file that runs elsewhere; it is run in a 
   dlwp-export checkpoint=RUN                     RUN/export/model.onnx, for onnxruntime (a run, a checkpoint, or last)
   dlwp-export checkpoint=RUN format=torch_export          model.pt2, for torch without the model's code
   dlwp-export checkpoint=RUN format=safetensors           model.safetensors: weights, and what builds the model again
+  dlwp-export checkpoint=RUN format=python                model.py: a fitted formula as a function of NumPy arrays
   dlwp-export model=efficientnet_lite preprocessing=true  a published network; as dlwp-predict takes them
   dlwp-export model=torchvision model.name=resnet50 output=resnet50.onnx
 
 keys:
-  format         onnx, torch_export, safetensors (onnx)
+  format         onnx, torch_export, safetensors, python (onnx)
   output         the file; auto: RUN/export/model, or ./NAME of a published network, with the format's ending (auto)
   preprocessing  true: uint8 pictures (B, C, H, W) of the network's size go in; false: normalised float32 (false)
   softmax        true: probabilities come out; false: logits (false)

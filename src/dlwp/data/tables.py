@@ -75,7 +75,7 @@ def table(
         group=found.column(whole, group, "data.group"), time=found.moments(time), seed=seed,
     )  # fmt: skip
     found.code = rowcode.fit(whole.columns, found.inputs, parts["train"], found.reading, standardize, path)
-    found.code["dtype"] = dtype
+    found.code |= {"dtype": dtype, "group": group}
     found.measure(parts["train"])
     sets = {name: found.dataset(whole, rows, path, name, dtype) for name, rows in parts.items()}
     for name, other in files.items():
@@ -147,7 +147,7 @@ class _Table:
                 continue
             kind, why = self.kinds.get(name), "data.types"
             if kind is None and name == group:
-                kind, why = "ignore", "data.group"
+                kind, why = "ignore" if self.standardize else "category", "data.group"
             if kind is None:
                 kind, why = meanings.guess(texts, **self.reading)
             if kind == "ignore":
@@ -173,8 +173,9 @@ class _Table:
                 if len(other.values) != len(wanted.values) or len(other.values) < 2:
                     continue
                 pairs = numpy.unique(other.codes.astype(numpy.int64) * len(wanted.values) + wanted.codes)
-                if len(pairs) == len(wanted.values):
-                    same = "is the same as" if set(other.values) == set(wanted.values) else "says all of"
+                is_same = set(other.values) == set(wanted.values)
+                if len(pairs) == len(wanted.values) and (is_same or 2 * len(other.values) < len(other.codes)):
+                    same = "is the same as" if is_same else "says all of"
                     self.warnings.append(
                         f"column '{name}' {same} the target '{target}': what is learned from it is worth nothing. "
                         f"data.exclude=[{name}]"

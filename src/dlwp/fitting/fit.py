@@ -44,9 +44,11 @@ def fit(trainer: Trainer, data: Splits, loaders: dict[str, Any], folder: Path, s
     """
     how = trainer.optimizer
     assert isinstance(how, LeastSquares)
+    trainer.settings = dataclasses.replace(trainer.settings, epochs=how.max_iterations, max_steps=None)  # each a step
     problem = _posed(trainer, data, loaders["train"], how)
-    if how.group is not None:
-        return _groups(trainer, problem, data.facts, loaders, how, folder, say)
+    group = (data.facts.encoding or {}).get("group")
+    if group is not None:
+        return _groups(trainer, problem, data.facts, loaders, how, group, folder, say)
     found: list[Solution] = []
 
     def solver(tell: Callable[[float], None]) -> None:
@@ -134,11 +136,14 @@ def _known(number: float) -> float | None:
 
 
 def _groups(
-    trainer: Trainer, problem: Problem, facts: Facts, loaders: dict[str, Any], how: LeastSquares, folder: Path, say: Say
-) -> Outcome:
-    values, places = _grouped(problem, facts, how)
+    trainer: Trainer, problem: Problem, facts: Facts, loaders: dict[str, Any], how: LeastSquares, group: str,
+    folder: Path, say: Say,
+) -> Outcome:  # fmt: skip
     if getattr(problem.model, "system", None) is not None:
-        raise ConfigError("optimizer.group fits formulas; differential equations are fitted one set at a time")
+        raise ConfigError("data.group fits formulas; differential equations are fitted one set at a time")
+    if how.loss != "linear" or how.interval != "standard":
+        raise ConfigError("data.group fits many at once, with optimizer.loss=linear and optimizer.interval=standard")
+    values, places = torch.unique(problem.inputs[:, (facts.inputs or []).index(group)], return_inverse=True)
     padded = [_padded(one, places, len(values)) for one in (problem.inputs, problem.targets, 1 / problem.sigma)]
     counts = torch.bincount(places)
     weights = torch.where(torch.arange(padded[0].shape[1]) < counts.unsqueeze(1), padded[2].squeeze(2), 0.0)
@@ -160,17 +165,10 @@ def _groups(
     # evaluated are parameters that no group has: what the run tells of is the fits
     outcome = trainer.follow(loaders["train"], None, solver)
     fits = done[0]
-    names = _names_of(values, facts, how.group)
-    files.write_atomic(folder / "fits.csv", _table(names, problem.names, fits, how.group or "group"))
+    names = _names_of(values, facts, group)
+    files.write_atomic(folder / "fits.csv", _table(names, problem.names, fits, group))
     say("fits", _summary(fits, problem.names, folder))
-    return dataclasses.replace(outcome)
-
-
-def _grouped(problem: Problem, facts: Facts, how: LeastSquares) -> tuple[Tensor, Tensor]:
-    columns = facts.inputs or []
-    if how.group not in columns:
-        raise ConfigError(f"optimizer.group={how.group} is no column of the inputs. There are: {', '.join(columns)}")
-    return torch.unique(problem.inputs[:, columns.index(how.group)], return_inverse=True)
+    return outcome
 
 
 def _padded(values: Tensor, places: Tensor, groups: int) -> Tensor:
@@ -183,13 +181,10 @@ def _padded(values: Tensor, places: Tensor, groups: int) -> Tensor:
     return values[order][at]
 
 
-def _names_of(values: Tensor, facts: Facts, group: str | None) -> list[str]:
-    """Return what each value of the column stands for: a category, or the number."""
-    for column in (facts.encoding or {}).get("columns", ()):
-        known = column.get("categories") if column.get("name") == group else None
-        if known:
-            return [str(known[int(code) - 1]) if 0 < code <= len(known) else "?" for code in values.tolist()]
-    return [f"{value:.15g}" for value in values.tolist()]
+def _names_of(values: Tensor, facts: Facts, group: str) -> list[str]:
+    """Return what each code of the group's column stands for."""
+    known = next(one["values"] for one in (facts.encoding or {})["categories"] if one["column"] == group)
+    return [str(known[int(code) - 1]) if code > 0 else "" for code in values.tolist()]
 
 
 def _table(groups: Sequence[str], names: Sequence[str], fits: batched.Fits, title: str) -> str:

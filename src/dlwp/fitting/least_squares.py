@@ -28,7 +28,6 @@ class LeastSquares(Optimizer):
         max_iterations: steps at most.
         sigma: column of the inputs that holds the standard deviation of each target; None: all alike.
         absolute_sigma: whether sigma is known, so that standard errors follow from it alone, not from the residuals.
-        group: column of the inputs, each value of which gets a fit of its own; None: one fit.
         interval: of the parameters: "standard" (t distribution), "profile" (likelihood), "bootstrap".
         resamples: of the bootstrap.
 
@@ -48,7 +47,6 @@ class LeastSquares(Optimizer):
         max_iterations: int = 5000,
         sigma: str | None = None,
         absolute_sigma: bool = False,
-        group: str | None = None,
         interval: str = "standard",
         resamples: int = 1000,
     ) -> None:
@@ -63,10 +61,7 @@ class LeastSquares(Optimizer):
             raise ConfigError("optimizer.absolute_sigma=true needs the column that holds it: optimizer.sigma=COLUMN")
         if interval == "profile" and loss != "linear":
             raise ConfigError(f"optimizer.interval=profile is of likelihoods, which loss={loss} has none. bootstrap")
-        if group is not None and (loss != "linear" or interval != "standard"):
-            raise ConfigError("optimizer.group fits many at once, with loss=linear and interval=standard")
         super().__init__(params, {"lr": 1.0})
-        self.group = group
         self.loss, self.loss_scale, self.sigma = loss, float(loss_scale), sigma
         self.tolerance, self.max_iterations = float(tolerance), int(max_iterations)
         self.absolute_sigma, self.interval, self.resamples = absolute_sigma, interval, int(resamples)
@@ -77,8 +72,7 @@ class LeastSquares(Optimizer):
 
     def describe(self) -> str:
         """Return what it does in a few words."""
-        words = ["a fit for each " + self.group] if self.group else []
-        words += ["least squares, trust region, exact Jacobian"]
+        words = ["least squares, trust region, exact Jacobian"]
         words += [f"loss {self.loss}, scale {self.loss_scale:g}"] if self.loss != "linear" else []
         words += [f"weighted by {self.sigma}{' (absolute)' if self.absolute_sigma else ''}"] if self.sigma else []
         return " · ".join(words)

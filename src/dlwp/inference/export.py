@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dlwp.data.datasets import Facts
     from dlwp.inference.networks import Network
 
-SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
+SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors", "python": ".py"}
 """Format -> the ending of its files' names."""
 
 LIMIT = 1e-4
@@ -38,6 +38,7 @@ SIZES = (1, 2, 5)
 """Samples of the batches that are compared: of several sizes, so that the file is seen to take any."""
 
 _ONE = {"logits": "logit", "probabilities": "probability", "output": "output"}
+_TRIES, _HUGE = 4000, 1e30
 _NEEDED = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
 
 
@@ -56,8 +57,9 @@ def check(
     if format not in SUFFIXES:
         raise ConfigError(f"no format '{format}'.{did_you_mean(format, SUFFIXES)} There are: {', '.join(SUFFIXES)}")
     for name in [name for name, value in (("preprocessing", preprocessing), ("softmax", softmax)) if value]:
-        if format == "safetensors":
-            raise ConfigError(f"{name}=true has no effect on format=safetensors, which holds weights. Leave it out")
+        if format in ("safetensors", "python"):
+            held = "weights" if format == "safetensors" else "a formula"
+            raise ConfigError(f"{name}=true has no effect on format={format}, which holds {held}. Leave it out")
     if output is not None and Path(output).expanduser().is_dir():
         raise ConfigError(f"output={output} is a folder. output={Path(output) / ('model' + SUFFIXES[format])}")
     if any(importlib.util.find_spec(name) is None for name in _NEEDED.get(format, ())):
@@ -84,7 +86,8 @@ def export(
     Args:
         network: of any task.
         format: onnx (runs in onnxruntime), torch_export (runs in torch, without the model's code; torch.export.load is
-            for files that one trusts), or safetensors (the weights, with what builds the model again by dlwp).
+            for files that one trusts), safetensors (the weights, with what builds the model again by dlwp), or python
+            (a fitted formula as a function of NumPy arrays).
         output: of the file; None: RUN/export/model with the format's ending, or ./NAME of a published network.
         preprocessing: whether uint8 pictures (B, C, H, W) go in, scaled and normalised inside; else float32 that is.
         softmax: whether probabilities come out of a network that classifies, else logits.
@@ -104,7 +107,10 @@ def export(
     devices.limit_threads()
     path = network.stem.with_name(network.stem.name + SUFFIXES[format])
     path = path if output is None else Path(output).expanduser()
-    batches = _batches(facts, inputs)
+    is_formula = hasattr(network.model, "python")
+    if format == "python" and not is_formula:
+        raise ConfigError(f"format=python is for formulas (model=expression), {network.name} has none. format=onnx")
+    batches = _defined(network) if is_formula else _batches(facts, inputs)
     expected = _expected(network, batches)
     output_name = "logits" if _classifies(facts, expected[0]) else "output"
     if softmax:
@@ -215,7 +221,14 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
         "mean": facts.mean,
         "std": facts.std,
         "form": form,
+        **({"columns": _columns(network)} if hasattr(network.model, "python") else {}),
     }
+
+
+def _columns(network: Network) -> dict[str, int]:
+    """Return the columns that a formula looks at, and where they stand in its inputs."""
+    model: Any = network.model
+    return {name: model.columns.index(name) for name in model.used}
 
 
 def _takes_pictures(facts: Facts) -> bool:
@@ -229,6 +242,8 @@ def _bytes(
 
     if format == "safetensors":
         return formats.safetensors(network, metadata)
+    if format == "python":
+        return formats.python(network, metadata)
     preprocessing = metadata["preprocessing"]
     constants = formats.constants(network.facts) if preprocessing else None
     whole = formats.Whole(network.model, constants, metadata["output"] == "probabilities").eval()
@@ -249,6 +264,24 @@ def _batches(facts: Facts, inputs: Sequence[str]) -> list[Tensor]:
     else:
         whole = _drawn(facts, torch.Generator().manual_seed(0))
     return list(whole[[number % len(whole) for number in range(sum(SIZES))]].split(SIZES))
+
+
+def _defined(network: Network) -> list[Tensor]:
+    """Return batches of columns, of many sizes and signs, at which a formula is finite."""
+    import torch
+
+    draw, wanted = torch.Generator().manual_seed(0), sum(SIZES)
+    size = 10 ** (6 * torch.rand(_TRIES, 1, generator=draw) - 3)
+    rows = size * torch.randn(_TRIES, *network.facts.input_shape, generator=draw)
+    rows = torch.cat([rows[::2], rows[1::2].abs()])
+    with torch.inference_mode():
+        outputs = network.model(rows)
+    good = rows[(outputs.isfinite() & (outputs.abs() < _HUGE)).all(1)]
+    if len(good) < wanted:
+        raise RunError(
+            f"{network.name} is finite at {len(good)} of {_TRIES:,} places tried: too few to compare a file on"
+        )
+    return list(good[:: len(good) // wanted][:wanted].split(SIZES))
 
 
 def _read(facts: Facts, inputs: Sequence[str]) -> Tensor:
@@ -381,6 +414,12 @@ def _snippet(network: Network, path: Path, format: str, metadata: dict[str, Any]
             "import torch",
             f"model = torch.export.load({place}).module()",
             f"{output} = model(torch.zeros({shape}, dtype=torch.{kind}))",
+        ]
+    if format == "python":
+        names = list(network.model.used)  # type: ignore[arg-type]
+        return [
+            f"from {path.stem} import predict",
+            f"predict({', '.join(f'{name}=…' for name in names)})  # numbers, or arrays of them",
         ]
     from dlwp.parts import TRUSTED_PACKAGES
 

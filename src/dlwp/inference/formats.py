@@ -97,6 +97,25 @@ def safetensors(network: Network, metadata: Mapping[str, Any]) -> tuple[Iterable
     return tensor_file.pieces(tensors, as_text(said)), f"{len(tensors):,} tensors"
 
 
+def python(network: Network, metadata: Mapping[str, Any]) -> tuple[bytes, str]:
+    """Return the source of a module with the fitted formula as `predict`, and the formula for a person."""
+    model: Any = network.model
+    with torch.no_grad():
+        fitted = {name: value.tolist() for name, value in model.parameters_().items()}
+    source, head = model.python("predict", fitted), "; ".join(model.describe()[:-1])
+    values = [f"{name} = {_listed(value)}" for name, value in fitted.items()]
+    imports = ["import numpy", *(["import scipy.special"] if "scipy." in source else [])]
+    lines = [
+        f'"""{head}', "", *values, "", f"Fitted and written by dlwp {metadata['dlwp']}.", '"""', "",
+        *imports, "", f"METADATA = {json.dumps(metadata)!r}", "", "", source, "",
+    ]  # fmt: skip
+    return "\n".join(lines).encode(), head
+
+
+def _listed(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else f"{len(value)} numbers"
+
+
 def as_text(metadata: Mapping[str, Any]) -> dict[str, str]:
     """Return metadata as text by key: JSON, but for what is text already."""
     return {

@@ -90,7 +90,26 @@ def _of_module(model: Any) -> _Runner:
     return run
 
 
-_OPENERS = {"onnx": _onnx, "torch_export": _torch_export, "safetensors": _safetensors}
+def _python(file: str, path: list[str]) -> tuple[_Runner, dict[str, Any], str]:
+    sys.modules["torch"] = sys.modules["dlwp"] = None  # type: ignore[assignment]  # the file must do without
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("exported", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    metadata = json.loads(module.METADATA)
+
+    def run(batch: numpy.ndarray) -> numpy.ndarray:
+        columns = {name: batch[:, at].astype(numpy.float64) for name, at in metadata["columns"].items()}
+        found = module.predict(**columns)
+        several = found if isinstance(found, tuple) else (found,)
+        return numpy.stack([numpy.broadcast_to(one, len(batch)) for one in several], 1)
+
+    return run, metadata, f"Python {sys.version.split()[0]}"
+
+
+_OPENERS = {"python": _python, "onnx": _onnx, "torch_export": _torch_export, "safetensors": _safetensors}
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))

@@ -183,7 +183,7 @@ class Expression(nn.Module):
         if self.system is not None:
             values |= self.system.solve(values)
         outputs = [torch.as_tensor(one(values), dtype=torch.float64, device=inputs.device) for one in self.formulas]
-        return torch.stack([one.expand(len(inputs)) for one in outputs], 1)  # (B, K)
+        return torch.stack([one.expand(inputs.shape[0]) for one in outputs], 1)  # (B, K); len would fix B in an export
 
     def jacobian(self, inputs: Tensor) -> Tensor:
         """Return the derivatives (B, K, P) of the outputs by the P trained numbers, at the steps of the last solution.
@@ -251,9 +251,9 @@ class Expression(nn.Module):
         """
         if self.system is not None:
             raise ConfigError("format=python writes formulas; the states of differential equations have none")
-        own = ", ".join([*self.used, "*", *(f"{key}={value!r}" for key, value in fitted.items())])
+        own = ", ".join([*self.used, "*", *(f"{key}={_source(value)}" for key, value in fitted.items())])
         lines = [f"    {key} = {CONSTANTS[key]!r}" for key in self.constants]
-        results = ", ".join(one.python() for one in self.formulas)
+        results = ", ".join(one.python() for one in self.formulas)  # several: a tuple
         return "\n".join([f"def {name}({own}):", *lines, f"    return {results}"])
 
     def _texts(self, formula: Any, states: Sequence[str]) -> list[str]:
@@ -280,6 +280,10 @@ class Expression(nn.Module):
                     f"model.formula: '{strange[0]}' stands left of the equals sign, where only the target may:"
                     f" {', '.join(self.targets)}"
                 )
+
+
+def _source(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else f"numpy.array({value!r})"
 
 
 def shortly(value: Any) -> str:
