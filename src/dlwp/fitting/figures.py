@@ -75,7 +75,7 @@ def _draw_fit(
 
 
 def _draw_residuals(axes: Axes, problem: Problem, found: Solution, facts: Facts, used: list[str]) -> None:
-    residuals = found.residuals.reshape(len(problem.inputs), -1)
+    residuals = -found.residuals.reshape(len(problem.inputs), -1)  # data - fit, as one draws them
     few = _some(len(residuals))
     if len(used) == 1 and facts.inputs is not None:
         across, label = problem.inputs[:, facts.inputs.index(used[0])].numpy(), used[0]
@@ -84,18 +84,18 @@ def _draw_residuals(axes: Axes, problem: Problem, found: Solution, facts: Facts,
         places, label = problem.outputs(found.point).numpy()[few], "fitted value"
     axes.axhline(0, color=_ZERO, lw=0.8)
     axes.plot(places.flatten(), residuals[few].flatten(), "o", ms=3.5, color=_POINT, alpha=0.7)
-    axes.set(xlabel=label, ylabel="residual" if bool((problem.sigma == 1).all()) else "residual / sigma")
+    axes.set(xlabel=label, ylabel="data - fit" if bool((problem.sigma == 1).all()) else "(data - fit) / sigma")
 
 
 def _draw_quantiles(axes: Axes, found: Solution) -> None:
-    ordered = numpy.sort(found.residuals)
+    ordered = numpy.sort(-found.residuals)
     expected = stats.norm.ppf((numpy.arange(len(ordered)) + 0.5) / len(ordered))
     spread = ordered.std() or 1.0
     few = _some(len(ordered))
     axes.plot(expected[few], ordered[few], "o", ms=3.5, color=_POINT, alpha=0.7)
     ends = numpy.array([expected[0], expected[-1]])
     axes.plot(ends, ordered.mean() + spread * ends, color=_LINE, lw=1.2)
-    axes.set(xlabel="quantile of a normal distribution", ylabel="residual, in order")
+    axes.set(xlabel="quantile of a normal distribution", ylabel="data - fit, in order")
 
 
 def _some(count: int) -> numpy.ndarray:
