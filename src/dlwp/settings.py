@@ -117,6 +117,7 @@ class DataKeys:
     std: Any = None
     task: str = "auto"
     classes: Any = None
+    collate: Any = None
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from dlwp import randomness
+from dlwp import nested, randomness
 from dlwp.errors import DataError
 
 NAMES = ("train", "val", "test")
@@ -142,7 +142,7 @@ class Splits:
     """The splits of a data set. A data function returns one of these, or a plain `Dataset` (which is then `train`).
 
     `notes` are short sentences for the summary: where the data was found, what was done to it. `warnings` are such as
-    a person should look at.
+    a person should look at. `sample` is the first one of train, as a batch holds it, once facts were found.
     """
 
     train: Dataset[Any]
@@ -151,6 +151,7 @@ class Splits:
     facts: Facts = field(default_factory=Facts)
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    sample: Any = None
 
     def present(self) -> dict[str, Dataset[Any]]:
         """Return the splits that there are, by name."""
@@ -196,7 +197,8 @@ def targets_of(dataset: Dataset[Any]) -> tuple[Tensor, str] | None:
 def _agrees(dataset: Dataset[Any], first: Tensor) -> bool:
     with randomness.preserved():
         sample = dataset[0]
-    if not isinstance(sample, tuple | list) or len(sample) != 2:
+    target = nested.target_of(sample)
+    if target is None or isinstance(target, dict | tuple | list | str):
         return False
-    target = torch.as_tensor(sample[1])
+    target = torch.as_tensor(target)
     return target.dim() == 0 and target.item() == first.item()

@@ -5,11 +5,12 @@ Knows nothing of how a data set came about, nor of what its batches are for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from dlwp import nested
 from dlwp.data import resident, streaming
 from dlwp.data.augment import BatchTransform, build_ops
 from dlwp.data.datasets import ArrayDataset, Splits
@@ -30,17 +31,22 @@ def loaders_of(
     device: torch.device,
     dtype: torch.dtype,
     skips_itself: bool,
+    collate: Any,
     decide: Decide,
 ) -> dict[str, Any]:
     """Return the loader of each split that has samples.
 
     Args:
         augment: `data.augment`, what it names built. skips_itself: the data set left out itself what cannot be read.
+        collate: makes a batch of a list of samples; None: torch's `default_collate`.
 
     Raises:
         ConfigError: keys that do not fit the data.
     """
-    kind, workers = _kind(data, keys, device, skips_itself, decide)
+    kind, workers = _kind(data, keys, device, skips_itself, collate, decide)
+    is_pair = nested.is_pair(data.sample) or not isinstance(data.sample, Mapping | tuple | list)
+    if augment and not is_pair:
+        raise ConfigError(f"data.augment is for pairs (input, target), a sample is {nested.described(data.sample)}")
     found: dict[str, Any] = {}
     for name, dataset in data.present().items():
         if len(dataset) == 0:  # type: ignore[arg-type]
@@ -59,17 +65,24 @@ def loaders_of(
         if kind == "memory":
             found[name] = resident.ResidentLoader(dataset, batch_size, **options)  # type: ignore[arg-type]
         else:
-            options |= {"num_workers": workers, "timeout_s": keys.timeout_s, "on_error": keys.on_error}
+            options |= {
+                "num_workers": workers,
+                "timeout_s": keys.timeout_s,
+                "on_error": keys.on_error,
+                "collate": collate,
+            }
             found[name] = streaming.StreamingLoader(dataset, batch_size, **options)
     return found
 
 
-def _kind(data: Splits, keys: DataKeys, device: torch.device, skips_itself: bool, decide: Decide) -> tuple[str, int]:
-    fits, reason = resident.fits(data.train, device)
+def _kind(
+    data: Splits, keys: DataKeys, device: torch.device, skips_itself: bool, collate: Any, decide: Decide
+) -> tuple[str, int]:
+    fits, reason = resident.fits(data.train, device) if collate is None else (False, "batches are made by data.collate")
     kind = keys.loader
     if kind == "auto":
         kind = decide("data.loader", "memory" if fits else "workers", reason)
-    elif kind == "memory" and not isinstance(data.train, ArrayDataset):
+    elif kind == "memory" and (collate is not None or not isinstance(data.train, ArrayDataset)):
         raise ConfigError(f"data.loader=memory needs arrays: {reason}. data.loader=workers")
     if kind == "memory" and keys.on_error == "skip" and not skips_itself:
         raise ConfigError("data.on_error=skip is for data.loader=workers; data held in memory was read before")

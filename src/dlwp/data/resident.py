@@ -18,6 +18,7 @@ from dlwp.data.datasets import ArrayDataset
 from dlwp.data.facts import name_of
 from dlwp.devices import sent
 from dlwp.errors import ConfigError
+from dlwp.nested import each, rebuilt
 
 _SHARE = 0.3
 """The share of a card's free memory that the data may take."""
@@ -158,18 +159,28 @@ def finish(
 
     `at` says where it stands: (step, indices of its samples, epoch).
 
-    The format is changed first, while pictures are uint8 and four times smaller.
+    The format is changed first, while pictures are uint8 and four times smaller. A batch that is no pair (a dictionary,
+    a longer tuple) is not scaled, changed or normalised: what its parts mean is known to the step alone.
     """
     if isinstance(batch, Tensor):
         return finish((batch, None), transform, at, channels_last)[0]
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-        return batch
+        dtype = getattr(transform, "dtype", None)
+        return each(batch, lambda value: _finished(value, dtype, channels_last))
     inputs, targets = batch
     inputs = _formatted(inputs, channels_last)
     if transform is not None:
         inputs, targets = transform(inputs, targets, *at)
         inputs = _formatted(inputs, channels_last)
-    return inputs, targets
+    return rebuilt(batch, [inputs, targets]) if hasattr(batch, "_fields") else (inputs, targets)
+
+
+def _finished(value: Any, dtype: torch.dtype | None, channels_last: bool) -> Any:
+    """Return a part of a batch that is no pair in the precision and the memory format of the model, else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    return _formatted(value, channels_last) if value.is_floating_point() else value
 
 
 def _formatted(inputs: Tensor, channels_last: bool) -> Tensor:

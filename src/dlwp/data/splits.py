@@ -19,8 +19,8 @@ from dlwp.data.facts import check_labels, find_facts
 from dlwp.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
-    "ArrayDataset", "Facts", "Splits", "as_splits", "check_labels", "class_weights", "cut_validation", "find_facts",
-    "take",
+    "ArrayDataset", "Facts", "Splits", "as_splits", "check_labels", "class_weights", "collate_of", "cut_validation",
+    "find_facts", "take",
 ]  # fmt: skip
 
 
@@ -152,6 +152,14 @@ def _choose(total: int, count: int, classes: Tensor | None, generator: torch.Gen
     for begin, quota in zip(begins.tolist(), quotas.tolist()):
         chosen[order[begin : begin + quota]] = True
     return chosen
+
+
+def collate_of(dataset: Dataset[Any]) -> Any:
+    """Return the data set's own `collate_fn`, which makes a batch of a list of samples; None where it has none."""
+    if isinstance(dataset, Subset):
+        return collate_of(dataset.dataset)
+    found = getattr(dataset, "collate_fn", None)
+    return found if callable(found) else None
 
 
 def _part(dataset: Dataset[Any], indices: Tensor) -> Dataset[Any]:

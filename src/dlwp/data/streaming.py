@@ -22,10 +22,11 @@ from torch.utils.data._utils import signal_handling
 from dlwp import devices, randomness
 from dlwp.data.datasets import size
 from dlwp.data.facts import path_of
-from dlwp.data.handover import PREFETCH, Receiver, each
+from dlwp.data.handover import PREFETCH, Receiver
 from dlwp.data.reading import Collate, Failure, Reader, begin_worker, most_left_out
 from dlwp.data.resident import Order, finish
 from dlwp.errors import DataError, RunError
+from dlwp.nested import each
 
 TIMEOUT_S = 300
 """How long a worker may take over a batch."""
@@ -49,6 +50,7 @@ class StreamingLoader:
         timeout_s: a worker that needs longer for a batch is taken for hung.
         on_error: "error", or "skip": a sample that cannot be read is replaced by another, a function of (seed, epoch,
             sample, attempt); up to 1% of the samples, or 100 where that is more, but never half of them.
+        collate: makes a batch of a list of samples; None: torch's `default_collate`.
         multiprocessing_context: "fork", "spawn" or "forkserver"; None is the platform's own.
 
     Attributes:
@@ -74,6 +76,7 @@ class StreamingLoader:
         num_workers: int = 0,
         timeout_s: float = TIMEOUT_S,
         on_error: str = "error",
+        collate: Callable[[list[Any]], Any] | None = None,
         multiprocessing_context: str | None = None,
     ) -> None:
         self.device = torch.device(device)
@@ -94,13 +97,14 @@ class StreamingLoader:
         self._told: set[int] = set()
         self._receiver = Receiver(num_workers)  # not for cards: what is on its way to one must not be written over
         self._batches = _Batches(self.order)
-        self._reader = Reader(dataset, seed, num_workers, on_error == "skip", None if num_workers else self._look_up)
+        between = None if num_workers else self._look_up
+        self._reader = Reader(dataset, seed, num_workers, on_error == "skip", between, collate is not None)
         with _without_advice():
             self._loader: DataLoader[Any] = DataLoader(
                 self._reader,
                 batch_sampler=self._batches,
                 num_workers=num_workers,
-                collate_fn=Collate(self._receiver.free if self.device.type == "cpu" else None),
+                collate_fn=Collate(self._receiver.free if self.device.type == "cpu" else None, collate),
                 generator=randomness.generator(seed, "workers"),  # else it draws from the global one
                 worker_init_fn=begin_worker,
                 prefetch_factor=PREFETCH if num_workers else None,
@@ -133,7 +137,7 @@ class StreamingLoader:
                 yield finish(moved, self.transform, at, self._channels_last)
 
     def _moved(self, value: Any) -> Any:
-        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+        return on_device(value, self.device)
 
     def _collated(self, number: int, start: int) -> Generator[Any]:
         """Yield (indices, batch, samples left out) of each batch, from a new pool of workers where one has died."""
@@ -297,6 +301,13 @@ class StreamingLoader:
     def _named(self, sample: int) -> str:
         path = path_of(self._dataset, sample)
         return f"{sample} ({path})" if path else str(sample)
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """Return a tensor, or what else moves as one does (a PackedSequence, a batch of graphs), on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return value.to(device) if hasattr(value, "to") else value
 
 
 class _GivenUp(Exception):
