@@ -64,6 +64,8 @@ def _check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
                     f"from step {line['step']:,} on the data, its batches or their order are others "
                     "(resume_exact=false): nothing is proven of what follows"
                 )
+            if "iterable" in line["order"]:
+                raise DataError("the data can only be iterated, its samples have no numbers: nothing can be proven")
             order = Order(**line["order"])
         elif order is not None:
             before = step

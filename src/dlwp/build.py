@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dlwp import devices, nested, optimizers, randomness, schedules, weights
 from dlwp.data import loaders, splits
-from dlwp.data.datasets import Facts, Splits, size
+from dlwp.data.datasets import Facts, Splits
 from dlwp.errors import ConfigError, did_you_mean
 from dlwp.metrics import ConfusionMatrix
 from dlwp.models import named_inputs, pretrained, stages
@@ -93,6 +93,7 @@ class Parts:
             device=self.device, seed=self.seed, frozen=self.frozen,
         )  # fmt: skip
         trainer.state.data = self.data.facts.record()
+        trainer.state.keep("data", self.loaders.get("train"))
         return trainer
 
 
@@ -197,8 +198,11 @@ class Builder:
         self._collate = splits.collate_of(data.train) if key is None else locate(key, "data.collate", self._trust)
         options = {"mean": keys.mean, "std": keys.std, "collate": self._collate}
         splits.find_facts(data, task=keys.task, classes=keys.classes, **options)
-        if keys.max_samples is not None and keys.max_samples < size(data.train):
-            data.train = splits.take(data.train, keys.max_samples, self._seed)
+        if (
+            keys.max_samples is not None
+            and (fewer := splits.take(data.train, keys.max_samples, self._seed)) is not data.train
+        ):
+            data.train = fewer
             data.notes.append(f"train cut to {keys.max_samples:,} samples (data.max_samples)")
         for name, value in (("mean", data.facts.mean), ("std", data.facts.std)):
             if getattr(keys, name) == "auto":

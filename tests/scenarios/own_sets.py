@@ -4,6 +4,8 @@ from __future__ import annotations
 
 FILE = '''
 import itertools
+import os
+import signal
 from collections import namedtuple
 
 import torch
@@ -64,6 +66,68 @@ def collate(samples):
     words, labels = zip(*samples)
     padded = nn.utils.rnn.pad_sequence(list(words), batch_first=True)
     return {"words": padded, "lengths": torch.tensor([len(one) for one in words]), "label": torch.tensor(labels)}
+
+
+class Stream(IterableDataset):
+    """It has no length and no state; its samples are shared out to workers, and noisy."""
+
+    def __iter__(self):
+        info = torch.utils.data.get_worker_info()
+        first, step = (0, 1) if info is None else (info.id, info.num_workers)
+        for index in range(first, len(X), step):
+            yield X[index] + 0.1 * torch.randn(6), Y[index]
+
+
+class Sized(Stream):
+    def __len__(self):
+        return len(X)
+
+
+class Stateful(IterableDataset):
+    """It says where it stands; its own generator is part of that, and so is what it has seen."""
+
+    def __init__(self):
+        self.at, self.noise = 0, torch.Generator().manual_seed(5)
+
+    def __iter__(self):
+        while self.at < len(X):
+            self.at += 1
+            yield X[self.at - 1] + 0.1 * torch.randn(6, generator=self.noise), Y[self.at - 1]
+        self.at = 0
+
+    def state_dict(self):
+        return {"at": self.at, "noise": self.noise.get_state()}
+
+    def load_state_dict(self, state):
+        self.at = state["at"]
+        self.noise.set_state(state["noise"])
+
+
+class Unshared(Sized):
+    def __iter__(self):
+        yield from zip(X, Y)
+
+
+class Nothing(Sized):
+    def __iter__(self):
+        return iter(())
+
+
+class Short(Sized):
+    def __iter__(self):
+        yield from itertools.islice(super().__iter__(), 40)
+
+
+class Dying(Stream):
+    def __iter__(self):
+        yield X[0], Y[0]
+        if torch.utils.data.get_worker_info():
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield X[0], Y[0]
+
+
+def with_val():
+    return {"train": Stateful(), "val": Stream()}
 
 
 class TwoInputs(nn.Module):

@@ -77,7 +77,7 @@ def test_batches_are_made_by_the_users_own_collate(name: str, key: list[str]) ->
         ([*data("Ragged")], r"samples of Ragged differ: .* or data.collate=my_file.collate"),
         ([*data("Named"), "data.augment=[flip]"], r"data.augment is for pairs"),
         ([*data("Named"), "data.mean=auto", "data.std=auto"], r"data.mean and data.std are for pairs"),
-        ([*data("Named"), "trainer.step=my_sets.wrong_step"], r"trainer.step fails at .*my_sets.py:\d+ on a batch of le"),
+        ([*data("Named"), "trainer.step=my_sets.wrong_step"], r"trainer.step fails at .*my_sets.py:\d+ on a batch of"),
         ([*data("Named"), "data.collate=my_sets.colate"], r"my_sets has no 'colate'. Did you mean 'collate'"),
     ],
 )  # fmt: skip

@@ -5,14 +5,16 @@ Knows nothing of how splits are made, facts found or samples fed.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from dlwp import nested, randomness
 from dlwp.errors import DataError
@@ -169,6 +171,35 @@ def as_arrays(dataset: Dataset[Any]) -> Dataset[Any]:
     return dataset
 
 
+def is_iterable(dataset: Any) -> bool:
+    """Return whether a data set can only be iterated."""
+    return isinstance(dataset, IterableDataset)
+
+
+def length_of(dataset: Any) -> int | None:
+    """Return the number of samples of a data set of any kind; None where it does not say."""
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def has_state(dataset: Any) -> bool:
+    """Return whether a data set can say where it stands, and go there."""
+    return callable(getattr(dataset, "state_dict", None)) and callable(getattr(dataset, "load_state_dict", None))
+
+
+def first_samples(dataset: Any, count: int) -> list[Any]:
+    """Return the first samples of a data set that can only be iterated, which stays as it is."""
+    state = copy.deepcopy(dataset.state_dict()) if has_state(dataset) else None
+    try:
+        with randomness.preserved():
+            return list(itertools.islice(iter(copy.copy(dataset)), count))
+    finally:
+        if state is not None:
+            dataset.load_state_dict(state)
+
+
 def size(dataset: Dataset[Any]) -> int:
     """Return the number of samples of a map-style data set."""
     return len(dataset)  # type: ignore[arg-type]
@@ -181,6 +212,8 @@ def targets_of(dataset: Dataset[Any]) -> tuple[Tensor, str] | None:
     """
     if isinstance(dataset, ArrayDataset):
         return dataset.targets, "targets"
+    if is_iterable(dataset):
+        return None
     if isinstance(dataset, Subset):
         whole = targets_of(dataset.dataset)
         return None if whole is None else (whole[0][torch.as_tensor(dataset.indices, dtype=torch.int64)], whole[1])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
 from dlwp import nested, randomness
-from dlwp.data.datasets import ArrayDataset, Facts, Splits, as_arrays, size, targets_of
+from dlwp.data.datasets import ArrayDataset, Facts, Splits, as_arrays, first_samples, is_iterable, size, targets_of
 from dlwp.errors import ConfigError, DataError, DlwpError
 
 _FEW = 2048
@@ -41,7 +41,7 @@ def find_facts(
     """
     for name, dataset in splits.present().items():
         setattr(splits, name, as_arrays(dataset))
-        if size(dataset) == 0:
+        if not is_iterable(dataset) and size(dataset) == 0:
             raise DataError(f"{name} is empty (0 samples)")
     facts = splits.facts
     sample = splits.sample = first_sample(splits.train, collate)
@@ -82,6 +82,11 @@ def first_sample(dataset: Dataset[Any], collate: Any = None) -> Any:
 
 def _read(dataset: Dataset[Any], index: int) -> Any:
     try:
+        if is_iterable(dataset):
+            found = first_samples(dataset, 1)
+            if not found:
+                raise DataError(f"{name_of(dataset)} yields nothing: its __iter__ gives no sample")
+            return found[0]
         with randomness.preserved():
             return dataset[index]
     except Exception as error:  # any error: the data set is the user's own
@@ -91,11 +96,13 @@ def _read(dataset: Dataset[Any], index: int) -> Any:
         raise told from error
 
 
-def check_sample(sample: Any, index: int, dataset: Dataset[Any]) -> None:
-    """Raise DataError where no batch can be made of a sample."""
+def check_sample(sample: Any, index: int, dataset: Dataset[Any], collate: Any = None) -> None:
+    """Raise DataError where no batch can be made of a sample; one's own `collate` may take anything but None."""
     where = f"sample {index} of {name_of(dataset)}"
     if sample is None:
         raise DataError(f"{where} is None; it must give (input, target)")
+    if collate is not None:
+        return
     try:
         default_collate([sample])
     except TypeError:
@@ -225,6 +232,10 @@ def _count_classes(splits: Splits) -> None:
         found = targets_of(dataset)
         if found is not None:
             values, source = found
+        elif is_iterable(dataset):
+            found_targets = [nested.target_of(sample) for sample in first_samples(dataset, _FEW)]
+            values = torch.stack(list(map(torch.as_tensor, found_targets)))
+            source = f"the first {len(values):,} samples"
         elif size(dataset) <= _FEW:
             values, source = _read_targets(dataset), f"all {size(dataset):,} samples"
         elif name == "train":
@@ -309,6 +320,9 @@ def measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], str
     if isinstance(dataset, ArrayDataset):
         chunks: Any = (dataset.batch(indices)[0] for indices in torch.arange(len(dataset)).split(256))
         source = "train"
+    elif is_iterable(dataset):
+        chunks = [_input_of(sample).unsqueeze(0) for sample in first_samples(dataset, _FEW)]
+        source = f"the first {len(chunks):,} samples of train"
     else:
         indices = torch.linspace(0, size(dataset) - 1, min(size(dataset), _FEW)).long().tolist()
         with randomness.preserved():

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dlwp import nested
-from dlwp.data import resident, streaming
+from dlwp.data import iterating, resident, streaming
 from dlwp.data.augment import BatchTransform, build_ops
-from dlwp.data.datasets import ArrayDataset, Splits
+from dlwp.data.datasets import ArrayDataset, Splits, has_state, is_iterable, length_of
 from dlwp.errors import ConfigError
 from dlwp.settings import DataKeys, TrainerSettings
 
@@ -49,7 +49,7 @@ def loaders_of(
         raise ConfigError(f"data.augment is for pairs (input, target), a sample is {nested.described(data.sample)}")
     found: dict[str, Any] = {}
     for name, dataset in data.present().items():
-        if len(dataset) == 0:  # type: ignore[arg-type]
+        if length_of(dataset) == 0 and not is_iterable(dataset):
             continue
         train = name == "train"
         transform = BatchTransform(
@@ -62,7 +62,9 @@ def loaders_of(
             "channels_last": settings.channels_last,
         }  # fmt: skip
         batch_size = keys.batch_size if train else _eval_batch_size(keys)
-        if kind == "memory":
+        if is_iterable(dataset):
+            found[name] = _iterable(dataset, batch_size, data, keys, settings, {**options, "collate": collate}, decide)
+        elif kind == "memory":
             found[name] = resident.ResidentLoader(dataset, batch_size, **options)  # type: ignore[arg-type]
         else:
             options |= {
@@ -72,6 +74,29 @@ def loaders_of(
                 "collate": collate,
             }
             found[name] = streaming.StreamingLoader(dataset, batch_size, **options)
+    return found
+
+
+def _iterable(
+    dataset: Any, batch_size: int, data: Splits, keys: DataKeys, settings: TrainerSettings, options: dict[str, Any],
+    decide: Decide,
+) -> iterating.IterableLoader:  # fmt: skip
+    """Return the loader of what can only be iterated, and note what an epoch of it is."""
+    steps, train = None, options.pop("shuffle")
+    workers = 0 if keys.num_workers == "auto" else int(keys.num_workers)
+    if train:
+        steps, told = iterating.steps_of(dataset, keys.steps_per_epoch, settings.max_steps)
+        data.notes.append(told)
+        if workers > 1:
+            data.notes.append(f"{workers} workers: each iterates a copy; get_worker_info must give each its share")
+        how = "goes on by its state_dict" if has_state(dataset) and workers <= 1 else "goes on by reading again"
+        data.notes.append(f"its order is its own; a resumed run {how}")
+    if keys.on_error == "skip":
+        raise ConfigError("data.on_error=skip needs samples that have numbers, an iterable leaves them out itself")
+    options |= {"num_workers": workers, "timeout_s": keys.timeout_s}
+    found = iterating.IterableLoader(dataset, batch_size, steps=steps, **options)
+    if keys.steps_per_epoch is None and steps is not None:
+        found.order.options["steps"] = None  # that of the run, which may be made longer
     return found
 
 
@@ -88,6 +113,11 @@ def _kind(
         raise ConfigError("data.on_error=skip is for data.loader=workers; data held in memory was read before")
     if kind == "memory":
         return kind, 0
+    if is_iterable(data.train):
+        reason = "of more each would give every sample, unless the data set shares them out"
+        return kind, decide("data.num_workers", 0, reason) if keys.num_workers == "auto" else int(keys.num_workers)
+    if keys.steps_per_epoch is not None:
+        raise ConfigError("data.steps_per_epoch is for data that can only be iterated. trainer.limit_batches")
     if keys.num_workers == "auto":
         workers, reason = streaming.default_workers()
         return kind, decide("data.num_workers", workers, reason)

@@ -141,7 +141,7 @@ class StreamingLoader:
 
     def _collated(self, number: int, start: int) -> Generator[Any]:
         """Yield (indices, batch, samples left out) of each batch, from a new pool of workers where one has died."""
-        deaths: set[int] = set()
+        died: set[int] = set()
         position = start
         while True:
             self._batches.number, self._batches.start = number, position
@@ -154,10 +154,10 @@ class StreamingLoader:
             except _GivenUp:
                 return
             except _Death as death:
-                if death.sample in deaths:
+                if death.sample in died:
                     fewer = f"often out of memory: fewer workers, data.num_workers={self.num_workers // 2}"
                     raise RunError(f"{death} twice, {fewer}") from None
-                deaths.add(death.sample)
+                died.add(death.sample)
                 self._warn(f"{death}; all workers were started anew at batch {position + 1} of epoch {number + 1}")
 
     def _from_pool(self) -> Generator[Any]:
@@ -180,13 +180,13 @@ class StreamingLoader:
 
     def _pool(self) -> Any:
         if self.num_workers:
-            _deaths.listen()
+            deaths.listen()
         began, old = time.monotonic(), self._loader._iterator
         if old is None:
             return iter(self._loader)
         processes: list[Any] = old._workers  # type: ignore[attr-defined]
         try:
-            with _deaths.told(processes, began + self._timeout_s + _LOOK_S):
+            with deaths.told(processes, began + self._timeout_s + _LOOK_S):
                 return iter(self._loader)
         except (RuntimeError, ConnectionError, EOFError) as error:
             # workers of the last epoch have died or hang, or are too slow to say that they are ready
@@ -209,7 +209,7 @@ class StreamingLoader:
             return found
         while True:
             try:
-                with _deaths.told(batches._workers, began + self._timeout_s + _LOOK_S):
+                with deaths.told(batches._workers, began + self._timeout_s + _LOOK_S):
                     return next(batches)
             except (RuntimeError, ConnectionError, EOFError) as error:
                 told = self._worker_fault(error, batches._workers, time.monotonic() - began)
@@ -263,7 +263,7 @@ class StreamingLoader:
         self._loader._iterator = None
         self._receiver.forget()
         self._reader.places.fill_(-1)
-        _deaths.forget(batches._workers)
+        deaths.forget(batches._workers)
 
     def _worker_fault(self, error: Exception, processes: list[Any], waited_s: float) -> Exception | None:
         """Return what to raise when a worker died or hangs, `error` where it is another, None to wait on."""
@@ -394,7 +394,7 @@ class _Deaths:
                     process.kill()
 
 
-_deaths = _Deaths()
+deaths = _Deaths()
 
 
 @contextlib.contextmanager

@@ -75,6 +75,7 @@ def evaluate(
     trainer, step, count = evaluator(parts), record["progress"]["step"], parts.loaders[split].num_samples
     found: dict[str, Any] = {"checkpoint": str(folder), "split": split, "step": step, "num_samples": count}
     found |= _measured(parts, trainer, split)
+    found["num_samples"] = count = parts.loaders[split].num_samples  # of what is only iterated it is known by now
     if place is not None and found["by_class"]:
         found["files"] = _draw(found, parts, place)
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
