@@ -36,7 +36,11 @@ def weights(run: dlwp.Run) -> bytes:
         ("Stateful", [STEPS], None),
         ("Stateful", [STEPS, "data.num_workers=1"], None),
         ("Stream", [STEPS], "22 samples of Stream read again and skipped (it has no state_dict)"),
-        ("Stream", [STEPS, "data.num_workers=2"], "112 samples of Stream read again and skipped (it has no state_dict)"),
+        (
+            "Stream",
+            [STEPS, "data.num_workers=2"],
+            "112 samples of Stream read again and skipped (it has no state_dict)",
+        ),
         ("Sized", [], "16 samples of Sized read again and skipped"),
         ("with_val", [STEPS], None),
     ],

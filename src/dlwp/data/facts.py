@@ -205,7 +205,7 @@ def _find_classes(splits: Splits, key: Any) -> None:
     elif facts.classes is not None or facts.num_classes is not None:
         facts.num_classes = facts.num_classes or len(facts.classes or ())
         facts.sources["num_classes"] = "the data set"
-    elif (names := _names_attribute(splits.train)) is not None:
+    elif (names := names_of_classes(splits.train)) is not None:
         facts.classes, facts.num_classes = names, len(names)
         facts.sources["num_classes"] = f"{name_of(splits.train)}.classes"
     else:
@@ -218,9 +218,10 @@ def _class_name(number: int, name: Any) -> str:
     return str(name)
 
 
-def _names_attribute(dataset: Dataset[Any]) -> list[str] | None:
+def names_of_classes(dataset: Dataset[Any]) -> list[str] | None:
+    """Return the data set's attribute `classes`; None where it has none."""
     if isinstance(dataset, Subset):
-        return _names_attribute(dataset.dataset)
+        return names_of_classes(dataset.dataset)
     names = getattr(dataset, "classes", None)
     return [str(name) for name in names] if isinstance(names, Sequence) and not isinstance(names, str) else None
 
@@ -284,6 +285,9 @@ def check_labels(splits: Splits, num_classes: int, limit: str, key: str) -> None
 
 def _find_normalisation(splits: Splits, mean: Any, std: Any) -> None:
     facts = splits.facts
+    kind = getattr(nested.inputs_of(splits.sample), "dtype", None)
+    if "auto" in (mean, std) and isinstance(kind, torch.dtype) and not (kind == torch.uint8 or kind.is_floating_point):
+        return  # whole numbers are names (of words, of categories)
     if mean is None and std is None:
         if facts.mean is not None:
             facts.sources["mean"] = "the data set"

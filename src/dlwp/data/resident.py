@@ -66,7 +66,7 @@ class ResidentLoader:
             )
         self.device = torch.device(device)
         self._held = dataset.to(self.device)
-        self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
+        self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches, shares_of(dataset))
         self.transform = transform
         self._channels_last = channels_last
         self._at_once = self._batches_at_once(batch_size)
@@ -105,20 +105,31 @@ class ResidentLoader:
         return max(1, _AT_ONCE // (4 * row * batch_size)) if row * batch_size % 64 == 0 == batch_size % 64 else 1
 
 
+def shares_of(dataset: Any) -> list[list[int]] | None:
+    """Return the shares of a data set's parts in an epoch, as `Order` takes them; None where all samples are used."""
+    return getattr(dataset, "shares", None)
+
+
 class Order:
     """The order of an epoch's samples, and its cutting into batches: a function of (seed, epoch, position).
+
+    Args:
+        shares: of data that is drawn from several parts, which lie one after the other: for each how many samples it
+            has, and how many an epoch takes of it; together these are as many as there are samples.
 
     Attributes:
         options: the arguments. num_samples: samples used an epoch.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, limit_batches: int | None
-    ) -> None:
-        self.options = {
+        self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, limit_batches: int | None,
+        shares: list[list[int]] | None = None,
+    ) -> None:  # fmt: skip
+        self.options: dict[str, Any] = {
             "length": length, "batch_size": batch_size, "seed": seed, "shuffle": shuffle, "drop_last": drop_last,
-            "limit_batches": limit_batches,
+            "limit_batches": limit_batches, **({} if shares is None else {"shares": shares}),
         }  # fmt: skip
+        self._shares = shares
         self._made: tuple[int, Tensor] | None = None
         count = length // batch_size if drop_last else -(-length // batch_size)
         if count == 0:
@@ -136,7 +147,9 @@ class Order:
     def of(self, number: int) -> Tensor:
         """Return the indices of epoch `number`, (N,), on the host; the last asked for is kept."""
         if self._made is None or self._made[0] != number:
-            if self._shuffle:
+            if self._shuffle and self._shares is not None:
+                self._made = number, _drawn(self._shares, self._seed, number)
+            elif self._shuffle:
                 self._made = number, randomness.permutation(self._length, self._seed, "order", number)
             else:
                 self._made = number, torch.arange(self._length)
@@ -150,6 +163,19 @@ class Order:
         """Return where `count` batches from batch `position` on lie in the order; fewer, where it ends."""
         last = min(position + count, self._count)
         return slice(position * self._batch_size, min(last * self._batch_size, self._length))
+
+
+def _drawn(shares: list[list[int]], seed: int, number: int) -> Tensor:
+    """Return the indices of an epoch in which each part has its share, (N,): none of a part is drawn twice before all
+    of it were drawn."""
+    found, begin = [], 0
+    for part, (count, taken) in enumerate(shares):
+        rounds = -(-taken // count) if count else 0
+        orders = [randomness.permutation(count, seed, "part", number, part, one) for one in range(rounds)]
+        found += [begin + torch.cat(orders)[:taken]] if orders else []
+        begin += count
+    whole = torch.cat(found)
+    return whole[randomness.permutation(len(whole), seed, "order", number)]
 
 
 def finish(

@@ -171,4 +171,4 @@ def collate_of(dataset: Dataset[Any]) -> Any:
 
 
 def _part(dataset: Dataset[Any], indices: Tensor) -> Dataset[Any]:
-    return dataset.subset(indices) if isinstance(dataset, ArrayDataset) else Subset(dataset, indices.tolist())
+    return dataset.subset(indices) if hasattr(dataset, "subset") else Subset(dataset, indices.tolist())

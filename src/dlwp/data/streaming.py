@@ -24,7 +24,7 @@ from dlwp.data.datasets import size
 from dlwp.data.facts import path_of
 from dlwp.data.handover import PREFETCH, Receiver
 from dlwp.data.reading import Collate, Failure, Reader, begin_worker, most_left_out
-from dlwp.data.resident import Order, finish
+from dlwp.data.resident import Order, finish, shares_of
 from dlwp.errors import DataError, RunError
 from dlwp.nested import each
 
@@ -84,7 +84,7 @@ class StreamingLoader:
         self.indices = torch.empty(0, dtype=torch.int64)
 
         self._dataset = dataset
-        self.order = Order(size(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
+        self.order = Order(size(dataset), batch_size, seed, shuffle, drop_last, limit_batches, shares_of(dataset))
         self.num_samples = self.order.num_samples
         self.batch_size = batch_size
         self.transform = transform
