@@ -169,7 +169,7 @@ class Builder:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         criterion = self._criterion(data).to(device=device, dtype=dtype)
         metrics = self._metrics(data, device)
-        step = self._step(settings, model, data.sample)
+        step = self._step(settings, model, data)
         parts = Parts(data, model, criterion, metrics, device, settings, self._seed, step=step)
         parts.loaded, parts.weights = loaded, begun.name if begun is not None else None
         parts.decisions, parts.warnings = self._decisions, [*self._warnings, *data.warnings]
@@ -292,10 +292,12 @@ class Builder:
             built[name] = metric.to(device) if hasattr(metric, "to") else metric
         return built
 
-    def _step(self, settings: TrainerSettings, model: nn.Module, sample: Any) -> Any:
+    def _step(self, settings: TrainerSettings, model: nn.Module, data: Splits) -> Any:
         step = settings.step
         if step is None:
-            return None if hasattr(type(model), "training_step") else named_inputs.step_for(model, sample)
+            found = None if hasattr(type(model), "training_step") else named_inputs.step_for(model, data.sample)
+            data.notes += [f"the model takes {found.told}"] if found is not None else []
+            return found
         if isinstance(step, str):
             return locate(step, "trainer.step", self._trust)
         return instantiate(step, "trainer.step", self._trust)

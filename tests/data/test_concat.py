@@ -81,7 +81,7 @@ def test_the_other_splits_are_joined_without_weights() -> None:
     )
     data = concat([one, other], [3, 1])
     assert len(data.test) == 5  # type: ignore[arg-type]
-    assert data.notes[0].startswith("an epoch draws 0 75% (6 of 4) · 1 25% (2 of 4)")
+    assert data.train.told == "an epoch draws 0 75.0% (6 of its 4) · 1 25.0% (2 of its 4) (data.weights)"  # type: ignore[attr-defined]
 
 
 class Stream(IterableDataset[Any]):

@@ -68,6 +68,19 @@ def test_a_large_set_is_not_read_whole_to_count_its_classes() -> None:
     assert set(asked) == {0}
 
 
+def test_classes_of_samples_that_are_drawn_are_those_of_all_samples() -> None:
+    class Drawn(Dataset[Any]):
+        def __len__(self) -> int:
+            return 50
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.zeros(2), int(torch.randint(0, 3, ()))
+
+    data = Splits(Drawn())
+    find_facts(data)
+    assert data.facts.num_classes == 3
+
+
 def test_reading_samples_leaves_the_generators_as_they_were() -> None:
     torch.manual_seed(0)
     expected = torch.rand(1).item()

@@ -47,6 +47,8 @@ def test_several_inputs_are_trained_measured_evaluated_and_resumed(words: list[s
     assert dlwp.evaluate("whole", split="val", plots=False)["values"] == pytest.approx(
         {name.removeprefix("val/"): value for name, value in whole.summary["last"].items() if name != "step"}, rel=1e-5
     )
+    if len(words) == 2:  # a step of dlwp's own, of which it is known what it gives
+        assert len(dlwp.evaluate("whole", split="val", output="drawn")["by_class"]) == 2
     assert not [one for one in whole.summary["warnings"] if "TensorBoard" in one]
     dlwp.train(*words, *TWO, "run_dir=cut", "trainer.max_steps=8", "data.num_workers=0")  # an epoch has 6 steps
     again = dlwp.train("resume=cut", "trainer.max_steps=null", "data.num_workers=2")

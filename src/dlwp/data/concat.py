@@ -53,10 +53,7 @@ def concat(parts: Any, weights: Sequence[float] | None = None) -> Splits:
     for split in NAMES:
         datasets = {name: one for name, part in found.items() if (one := getattr(part, split)) is not None}
         if datasets:
-            joined[split] = _joined(list(datasets.values()), weights if split == "train" else None)
-        if split == "train":
-            notes.append(_told(datasets, weights))
-        elif datasets:
+            joined[split] = _joined(datasets, weights if split == "train" else None)
             notes.append(f"{split}: " + " · ".join(f"{name} {size(one):,}" for name, one in datasets.items()))
     for name, part in found.items():
         notes += [f"{name}: {note}" for note in part.notes]
@@ -90,15 +87,10 @@ def _check_weights(weights: Any, names: list[str]) -> None:
         raise ConfigError(f"data.weights has {len(weights)} numbers, data.parts {len(names)} ({', '.join(names)})")
 
 
-def _told(datasets: Mapping[str, Any], weights: Any) -> str:
-    counts = [size(dataset) for dataset in datasets.values()]
-    if weights is None:
-        return "train: " + " · ".join(f"{name} {count:,}" for name, count in zip(datasets, counts))
-    pieces = [
-        f"{name} {100 * taken / sum(counts):.3g}% ({taken:,} of {count:,})"
-        for name, (count, taken) in zip(datasets, _shares(counts, weights))
-    ]
-    return f"an epoch draws {' · '.join(pieces)}; val is cut before (data.weights)"
+def _told(names: Sequence[str], shares: list[list[int]]) -> str:
+    total = sum(taken for _, taken in shares)
+    pieces = [f"{name} {taken / total:.1%} ({taken:,} of its {count:,})" for name, (count, taken) in zip(names, shares)]
+    return f"an epoch draws {' · '.join(pieces)} (data.weights)"
 
 
 # ---- facts ----------------------------------------------------------------------------------------------------------
@@ -210,54 +202,59 @@ class _Renumbered(Dataset[Any]):
         return sample[0], int(self._numbers[int(sample[1])])
 
 
-def _joined(datasets: list[Dataset[Any]], weights: Sequence[float] | None) -> Dataset[Any]:
-    datasets = [as_arrays(dataset) for dataset in datasets]
+def _joined(parts: Mapping[str, Dataset[Any]], weights: Sequence[float] | None) -> Dataset[Any]:
+    datasets = [as_arrays(dataset) for dataset in parts.values()]
     counts = [size(dataset) for dataset in datasets]
     held = [one for one in datasets if isinstance(one, ArrayDataset) and one.in_memory]
     if len(held) == len(datasets) and len({(one.inputs.dtype, one.targets.dtype) for one in held}) == 1:
         inputs, targets = torch.cat([one.inputs for one in held]), torch.cat([one.targets for one in held])
-        return JoinedArrays(inputs, targets, counts, weights)
-    return Joined(datasets, weights)
+        return JoinedArrays(inputs, targets, list(parts), counts, weights)
+    return Joined(datasets, list(parts), weights)
 
 
 class JoinedArrays(ArrayDataset):
     """Arrays of several parts, one after the other.
 
     Args:
-        counts: samples of each. weights: their proportions in an epoch; None: as they are.
+        names: of the parts. counts: samples of each. weights: their proportions in an epoch; None: as they are.
 
     Attributes:
         shares: of each part how many samples it has and how many an epoch takes; None: as they are.
+        told: these in words, for the summary.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, counts: list[int], weights: Sequence[float] | None) -> None:
+    def __init__(
+        self, inputs: Tensor, targets: Tensor, names: list[str], counts: list[int], weights: Sequence[float] | None
+    ) -> None:
         super().__init__(inputs, targets)
-        self._counts, self._weights = counts, weights
+        self._names, self._counts, self._weights = names, counts, weights
         self.shares = None if weights is None else _shares(counts, weights)
+        self.told = None if self.shares is None else _told(names, self.shares)
 
     def subset(self, indices: Tensor) -> ArrayDataset:
         """Return the samples at `indices`, which rise, copied."""
         part = super().subset(indices)
-        return JoinedArrays(part.inputs, part.targets, _counts(indices, self._counts), self._weights)
+        return JoinedArrays(part.inputs, part.targets, self._names, _counts(indices, self._counts), self._weights)
 
 
 class Joined(Dataset[Any]):
-    """Several data sets, one after the other; `shares` as `JoinedArrays` has it.
+    """Several data sets, one after the other; `shares` and `told` as `JoinedArrays` has them.
 
     Args:
-        datasets: of the parts. weights: their proportions in an epoch; None: as they are.
+        datasets: of the parts. names: theirs. weights: their proportions in an epoch; None: as they are.
         chosen: the samples, which rise; None: all.
     """
 
     def __init__(
-        self, datasets: Sequence[Dataset[Any]], weights: Sequence[float] | None, chosen: Tensor | None = None
-    ) -> None:
-        self._datasets, self._weights = list(datasets), weights
+        self, datasets: Sequence[Dataset[Any]], names: list[str], weights: Sequence[float] | None,
+        chosen: Tensor | None = None,
+    ) -> None:  # fmt: skip
+        self._datasets, self._names, self._weights = list(datasets), names, weights
         sizes = list(map(size, datasets))
         self._ends = list(itertools.accumulate(sizes))
         self._chosen = torch.arange(self._ends[-1]) if chosen is None else chosen
-        counts = _counts(self._chosen, sizes)
-        self.shares = None if weights is None else _shares(counts, weights)
+        self.shares = None if weights is None else _shares(_counts(self._chosen, sizes), weights)
+        self.told = None if self.shares is None else _told(names, self.shares)
         targets = [targets_of(dataset) for dataset in datasets]
         if all(found is not None for found in targets):
             self.targets = torch.cat([found[0] for found in targets if found is not None])[self._chosen]
@@ -278,7 +275,7 @@ class Joined(Dataset[Any]):
 
     def subset(self, indices: Tensor) -> Joined:
         """Return the samples at `indices`, which rise."""
-        return Joined(self._datasets, self._weights, self._chosen[indices])
+        return Joined(self._datasets, self._names, self._weights, self._chosen[indices])
 
     def _set_epoch(self, epoch: int) -> None:
         for dataset in self._datasets:

@@ -88,6 +88,7 @@ def _read(dataset: Dataset[Any], index: int) -> Any:
                 raise DataError(f"{name_of(dataset)} yields nothing: its __iter__ gives no sample")
             return found[0]
         with randomness.preserved():
+            randomness.seed_sample(0, 0, index)  # else samples that are drawn would all be the same one
             return dataset[index]
     except Exception as error:  # any error: the data set is the user's own
         told = explained(error, index, dataset)
@@ -329,8 +330,7 @@ def measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], str
         source = f"the first {len(chunks):,} samples of train"
     else:
         indices = torch.linspace(0, size(dataset) - 1, min(size(dataset), _FEW)).long().tolist()
-        with randomness.preserved():
-            chunks = [_input_of(dataset[index]).unsqueeze(0) for index in indices]
+        chunks = [_input_of(_read(dataset, index)).unsqueeze(0) for index in indices]
         source = f"{len(indices):,} samples of train"
     total, squares, count = torch.zeros(1), torch.zeros(1), 0
     for chunk in chunks:

@@ -48,6 +48,10 @@ def loaders_of(
     if augment and not is_pair:
         raise ConfigError(f"data.augment is for pairs (input, target), a sample is {nested.described(data.sample)}")
     found: dict[str, Any] = {}
+    if collate is not None:
+        data.notes.append(f"batches are made by {getattr(collate, '__qualname__', type(collate).__name__)}")
+    if told := getattr(data.train, "told", None):  # of what is left of the parts by now
+        data.notes.append(told)
     for name, dataset in data.present().items():
         if length_of(dataset) == 0 and not is_iterable(dataset):
             continue
@@ -89,7 +93,11 @@ def _iterable(
         data.notes.append(told)
         if workers > 1:
             data.notes.append(f"{workers} workers: each iterates a copy; get_worker_info must give each its share")
-        how = "goes on by its state_dict" if has_state(dataset) and workers <= 1 else "goes on by reading again"
+        how = (
+            "goes on by its state_dict"
+            if has_state(dataset) and workers <= 1
+            else "reads again what it used, and skips it"
+        )
         data.notes.append(f"its order is its own; a resumed run {how}")
     if keys.on_error == "skip":
         raise ConfigError("data.on_error=skip needs samples that have numbers, an iterable leaves them out itself")

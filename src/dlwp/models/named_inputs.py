@@ -6,6 +6,7 @@ Knows nothing of data sets or of the loop.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -18,11 +19,15 @@ class NamedStep:
     """A step over batches that are dictionaries or namedtuples: criterion(model(**all but the target), target).
 
     Args:
-        target: the name of the target.
+        target: the name of the target. inputs: the names of all else.
+
+    Attributes:
+        told: what it does, for the summary.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, inputs: Sequence[str]) -> None:
         self.target = target
+        self.told = f"{', '.join(inputs)} by name, its outputs are compared with {target}"
 
     def __call__(self, model: nn.Module, batch: Any, criterion: Any) -> tuple[Any, Any]:
         """Return the criterion, and the outputs."""
@@ -63,4 +68,4 @@ def step_for(model: nn.Module, sample: Any) -> NamedStep | None:
             f"a sample holds {', '.join(inputs)} and its {target}, the model's forward takes {', '.join(takes)}. "
             f"{way_out}; or name them alike"
         )
-    return NamedStep(target)
+    return NamedStep(target, inputs)
