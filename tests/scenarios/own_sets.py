@@ -103,6 +103,22 @@ class Stateful(IterableDataset):
         self.noise.set_state(state["noise"])
 
 
+class Counting(Sized):
+    """It counts its passes, which a new process cannot know: each is to begin from what was made."""
+
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        for left, label in super().__iter__():
+            yield left * self.passes, label
+
+
+class SizedStateful(Stateful):
+    def __len__(self):
+        return len(X)
+
+
 class Unshared(Sized):
     def __iter__(self):
         yield from zip(X, Y)

@@ -42,6 +42,7 @@ def weights(run: dlwp.Run) -> bytes:
             "112 samples of Stream read again and skipped (it has no state_dict)",
         ),
         ("Sized", [], "16 samples of Sized read again and skipped"),
+        ("Counting", [], "16 samples of Counting read again and skipped"),
         ("with_val", [STEPS], None),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value) if value else "",
@@ -57,6 +58,15 @@ def test_a_run_cut_in_the_middle_of_an_epoch_goes_on_bit_for_bit(
     assert ("skipped" in told) == (said is not None)
     assert again.summary["step"] == whole.summary["step"] > 7
     assert weights(again) == weights(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["Sized", "SizedStateful"])
+def test_a_run_cut_at_the_end_of_a_pass_goes_on_with_the_next(name: str, workers: int) -> None:
+    words = [f"data.num_workers={workers}", "trainer.epochs=3"]
+    whole = train(name, *words, "run_dir=whole")
+    train(name, *words, "trainer.max_steps=6", "run_dir=cut")  # 90 samples by 16
+    assert weights(dlwp.train("resume=cut", "trainer.max_steps=null")) == weights(whole)
 
 
 def test_one_worker_gives_what_this_process_gives() -> None:

@@ -71,12 +71,14 @@ def arrays(
     found: dict[str, ArrayDataset] = {}
     classes: list[str] = []
     facts = Facts()
+    is_picture = False
     for split, (one, other) in wanted.items():
         first = _find(held, path, split, "inputs", one)
         if first is None:
             continue
         second = None if targets is None else _find(held, path, split, "targets", other, first)
         made = _Rows(first, layout)
+        is_picture = made.is_picture
         labels, names = _targets(second, len(made))
         if names is not None and split == "train":
             classes = names
@@ -87,7 +89,23 @@ def arrays(
         facts.task = "reconstruction"
     if classes:
         facts.task, facts.classes = "classification", classes
+    if not is_picture:
+        facts.encoding = {"kind": "arrays"}
     return Splits(found["train"], found.get("val"), found.get("test"), facts, notes)
+
+
+def read_inputs(path: str) -> Tensor:
+    """Return the inputs (N, ...) in a file: its only array, else that which is called so by custom.
+
+    Raises:
+        DataError: there is none, or it is not known which it is.
+    """
+    held = _contents(Path(path).expanduser())
+    array = next(iter(held.values())) if len(held) == 1 else _find(held, path, "train", "inputs", "auto")
+    assert array is not None
+    if not array.shape:
+        raise DataError(f"{path}: '{array.name}' is a single number; inputs are (N, ...)")
+    return _as_tensor(array.read(), array)
 
 
 # ---- files ----------------------------------------------------------------------------------------------------------
@@ -272,7 +290,7 @@ class _Rows:
     """The inputs of a split: in memory, or mapped where they are many bytes.
 
     Attributes:
-        told: what they are, for the summary.
+        told: what they are, for the summary. is_picture: whether they are taken for pictures.
     """
 
     def __init__(self, array: _Array, layout: str) -> None:
@@ -280,7 +298,7 @@ class _Rows:
         if not array.shape:
             raise DataError(f"{array.file}: '{array.name}' is a single number; inputs are (N, ...)")
         dtype = _type_of(array)
-        self.told = f"inputs {array.told}"
+        self.told, self.is_picture = f"inputs {array.told}", False
         order, shape = self._layout(array.shape, layout, dtype)
         nbytes = math.prod(array.shape) * dtype.itemsize
         self.mapped = None
@@ -298,13 +316,14 @@ class _Rows:
         """Return the order of the axes, and the shape before that."""
         few = (1, 3, 4)
         if len(shape) == 3 and dtype == torch.uint8 and min(shape[1:]) > 4:
-            self.told += ": grey pictures"
+            self.told, self.is_picture = f"{self.told}: grey pictures", True
             return None, (shape[0], 1, *shape[1:])
         if len(shape) != 4:
             if layout != "auto":
                 raise ConfigError(f"data.layout={layout} is for inputs of four axes, '{self.array.name}' is {shape}")
             return None, shape
         is_last = layout == "channels_last" or (layout == "auto" and shape[3] in few and shape[1] not in few)
+        self.is_picture = True
         guess = ", by its sizes (data.layout)" if layout == "auto" else ""
         self.told += f": pictures {'(N, H, W, C)' if is_last else '(N, C, H, W)'}{guess}"
         return (0, 3, 1, 2) if is_last else None, shape
