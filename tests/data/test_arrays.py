@@ -172,12 +172,13 @@ def test_a_file_cut_off_or_not_there_is_one_line() -> None:
 def test_a_run_of_arrays_predicts_arrays(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from dlwp.commands import predict
 
-    numpy.savez("data.npz", x=X, y=numpy.array(["ape", "bee"])[Y])
+    raw = X + 1000
+    numpy.savez("data.npz", x=raw, y=numpy.array(["ape", "bee"])[Y])
     words = ["data=arrays", "data.path=data.npz", "model=mlp", "trainer.epochs=12", "data.batch_size=8", "run_dir=run"]
     dlwp.train(*words, "trainer.progress=false", "logger.plots=false", "logger.tensorboard=false")
     predictor = dlwp.load("run")
-    assert float((predictor(X).argmax(1).numpy() == Y).mean()) > 0.9
-    numpy.save("new.npy", X[:3])
+    assert float((predictor(raw).argmax(1).numpy() == Y).mean()) > 0.9
+    numpy.save("new.npy", raw[:3])
     capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["dlwp-predict", "checkpoint=run", "new.npy"])
     assert predict.main() == 0
@@ -185,9 +186,9 @@ def test_a_run_of_arrays_predicts_arrays(capsys: pytest.CaptureFixture[str], mon
     assert told[0] == "file,row,label,index,probability" and told[1].startswith(f"new.npy,0,{['ape', 'bee'][Y[0]]}")
     monkeypatch.setattr("sys.argv", ["dlwp-predict", "checkpoint=run", "new.npy", "output=out.npy"])
     assert predict.main() == 0
-    assert numpy.array_equal(numpy.load("out.npy"), predictor(X[:3]).numpy())
+    assert numpy.array_equal(numpy.load("out.npy"), predictor(raw[:3]).numpy())
     with pytest.raises(DataError, match=r"rows are \[4\], .* takes \[5\]"):
-        predictor(X[:, :4])
+        predictor(raw[:, :4])
 
 
 def test_a_run_of_arrays_goes_on_bit_for_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from dlwp.data.facts import find_facts
+from dlwp.data.facts import _read_targets, find_facts
 from dlwp.data.splits import ArrayDataset, Splits
 from dlwp.errors import ConfigError, DataError
 
@@ -74,11 +74,13 @@ def test_classes_of_samples_that_are_drawn_are_those_of_all_samples() -> None:
             return 50
 
         def __getitem__(self, index: int) -> Any:
-            return torch.zeros(2), int(torch.randint(0, 3, ()))
+            return torch.zeros(2), index // 25 * 3 + int(torch.randint(0, 3, ()))
 
     data = Splits(Drawn())
     find_facts(data)
-    assert data.facts.num_classes == 3
+    assert data.facts.num_classes == 6
+    labels = _read_targets(data.train)
+    assert len(labels.unique()) == 6
 
 
 def test_reading_samples_leaves_the_generators_as_they_were() -> None:

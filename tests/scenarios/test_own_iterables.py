@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 import dlwp
 from dlwp.errors import ConfigError, DataError, RunError
@@ -116,7 +117,8 @@ def test_facts_are_of_the_first_samples_and_cost_none(capsys: pytest.CaptureFixt
     parts = Builder(compose(["data._target_=my_sets.Stateful", *words, STEPS]).values).build()
     assert (parts.data.facts.num_classes, parts.data.facts.input_shape) == (2, (6,))
     assert parts.data.facts.sources["num_classes"] == "largest label, from the first 90 samples"
-    assert parts.data.train.state_dict()["at"] == 0  # type: ignore[attr-defined]
+    state = parts.data.train.state_dict()  # type: ignore[attr-defined]
+    assert state["at"] == 0 and torch.equal(state["noise"], torch.Generator().manual_seed(5).get_state())
 
 
 def test_a_worker_that_dies_is_one_line() -> None:
