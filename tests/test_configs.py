@@ -56,6 +56,12 @@ def needed_words(path: Path) -> list[str]:
         return ["data.path=packed"]
     if path.stem in ("csv", "parquet"):
         return [f"data.path=table.{path.stem}", "data.target=y"]
+    if path.stem == "arrays":
+        return ["data.path=arrays.npz"]
+    if path.stem == "concat":
+        return ["data.parts={a:{_target_:dlwp.data.images.digits},b:{_target_:dlwp.data.images.digits}}"]
+    if path.stem == "huggingface":
+        return ["data.path=saved"]
     if path.stem in ("imagefolder", "transfer"):
         return ["data.root=pictures"]
     if path.stem in ("torchvision", "timm"):
@@ -202,6 +208,11 @@ def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
         make_table(path.stem)
     if path.stem == "packed":
         packing.pack(Path("pictures"), Path("packed"), num_workers=0)
+    if path.stem == "arrays":
+        numpy.savez("arrays.npz", x=numpy.random.default_rng(0).normal(size=(64, 5)), y=numpy.arange(64) % 3)
+    if path.stem == "huggingface":
+        datasets = pytest.importorskip("datasets", reason="needs the extra hf")
+        datasets.Dataset.from_dict({"x": [[1.0, 2.0], [3.0, 4.0]] * 20, "label": [0, 1] * 20}).save_to_disk("saved")
     words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)
     try:
         first_step("model=linear", f"data={path.stem}", *words, *SMALL)

@@ -50,7 +50,7 @@ def _check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
         lines: of audit.jsonl: first {"order": ...}, then {"step", "epoch", "chain"}.
 
     Returns:
-        The steps proven, the whole epochs among them, and the samples an epoch.
+        The steps proven, the whole epochs among them, and the samples an epoch; 0 where these are drawn by weights.
 
     Raises:
         DataError: the chain is another; the steps between which it breaks are named. Or there is none.
@@ -64,6 +64,8 @@ def _check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
                     f"from step {line['step']:,} on the data, its batches or their order are others "
                     "(resume_exact=false): nothing is proven of what follows"
                 )
+            if "iterable" in line["order"]:
+                raise DataError("the data can only be iterated, its samples have no numbers: nothing can be proven")
             order = Order(**line["order"])
         elif order is not None:
             before = step
@@ -77,6 +79,8 @@ def _check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
     if order is None or not step:
         raise DataError("no step is recorded")
     epochs = step // len(order)
+    if "shares" in order.options:
+        return step, epochs, 0
     for number in range(epochs):
         used = torch.cat([order.batch(number, position) for position in range(len(order))])
         if len(used.unique()) != len(used) or len(used) != order.num_samples:
@@ -87,6 +91,7 @@ def _check(lines: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
 def _line(steps: int, epochs: int, samples: int, summary: dict[str, Any]) -> str:
     """Return what an audit has proven, and what the run says itself that it left out."""
     whole = f"each of {samples:,} samples exactly once in each of {epochs} epochs" if epochs else "no epoch is whole"
+    whole = whole if samples else f"{epochs} epochs, in which parts of the data are drawn by data.weights"
     exceptions = {
         "left_out": "samples could not be read and others took their places (left_out.jsonl)",
         "skipped_steps": "steps were left out, their loss was not finite",

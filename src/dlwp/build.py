@@ -17,12 +17,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dlwp import devices, optimizers, randomness, schedules, weights
+from dlwp import devices, nested, optimizers, randomness, schedules, weights
 from dlwp.data import loaders, splits
-from dlwp.data.datasets import Facts, Splits, size
+from dlwp.data.datasets import Facts, Splits
 from dlwp.errors import ConfigError, did_you_mean
 from dlwp.metrics import ConfusionMatrix
-from dlwp.models import pretrained, stages
+from dlwp.models import named_inputs, pretrained, stages
 from dlwp.parts import Trust, build_nested, instantiate, locate, take_off, takes
 from dlwp.settings import DataKeys, ModelKeys, OptimizerKeys, SchedulerKeys, TrainerSettings
 from dlwp.training.batches import Loader
@@ -82,7 +82,8 @@ class Parts:
     def trainer(self, observers: list[Any]) -> Trainer:
         """Return the trainer of these parts."""
         assert self.optimizer is not None
-        own_step = not isinstance(self.step, stages.HeadStep | None) or hasattr(type(self.model), "training_step")
+        ours = isinstance(self.step, stages.HeadStep | named_inputs.NamedStep | None)
+        own_step = not ours or hasattr(type(self.model), "training_step")
         classes = None if own_step or self.data.facts.task != "classification" else self.data.facts.num_classes
         confusion = ConfusionMatrix(classes).to(self.device) if classes and observers else None
         trainer = Trainer(
@@ -92,6 +93,7 @@ class Parts:
             device=self.device, seed=self.seed, frozen=self.frozen,
         )  # fmt: skip
         trainer.state.data = self.data.facts.record()
+        trainer.state.keep("data", self.loaders.get("train"))
         return trainer
 
 
@@ -166,8 +168,8 @@ class Builder:
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         criterion = self._criterion(data).to(device=device, dtype=dtype)
-        metrics = self._metrics(data.facts, device)
-        step = self._step(settings)
+        metrics = self._metrics(data, device)
+        step = self._step(settings, model, data)
         parts = Parts(data, model, criterion, metrics, device, settings, self._seed, step=step)
         parts.loaded, parts.weights = loaded, begun.name if begun is not None else None
         parts.decisions, parts.warnings = self._decisions, [*self._warnings, *data.warnings]
@@ -192,9 +194,15 @@ class Builder:
             fraction = self._decide("data.val_fraction", 0.2, "usual") if data.val is None else 0.0
         if data.val is None and float(fraction) > 0:
             data = splits.cut_validation(data, float(fraction), self._seed)
-        splits.find_facts(data, task=keys.task, classes=keys.classes, mean=keys.mean, std=keys.std)
-        if keys.max_samples is not None and keys.max_samples < size(data.train):
-            data.train = splits.take(data.train, keys.max_samples, self._seed)
+        key = keys.collate
+        self._collate = splits.collate_of(data.train) if key is None else locate(key, "data.collate", self._trust)
+        options = {"mean": keys.mean, "std": keys.std, "collate": self._collate}
+        splits.find_facts(data, task=keys.task, classes=keys.classes, **options)
+        if (
+            keys.max_samples is not None
+            and (fewer := splits.take(data.train, keys.max_samples, self._seed)) is not data.train
+        ):
+            data.train = fewer
             data.notes.append(f"train cut to {keys.max_samples:,} samples (data.max_samples)")
         for name, value in (("mean", data.facts.mean), ("std", data.facts.std)):
             if getattr(keys, name) == "auto":
@@ -214,7 +222,7 @@ class Builder:
     ) -> dict[str, Loader]:
         return loaders.loaders_of(
             data, keys, settings, augment=build_nested(keys.augment, "data.augment", self._trust), seed=self._seed,
-            device=device, dtype=dtype, skips_itself=self._skips_itself,
+            device=device, dtype=dtype, skips_itself=self._skips_itself, collate=self._collate,
             decide=functools.partial(self._decide, stored=False),
         )  # fmt: skip
 
@@ -270,8 +278,11 @@ class Builder:
         found = instantiate(section, "criterion", self._trust)
         return found if isinstance(found, nn.Module) else _Function(found)
 
-    def _metrics(self, facts: Facts, device: torch.device) -> dict[str, Any]:
-        sections = self._values.get("metrics") or {}
+    def _metrics(self, data: Splits, device: torch.device) -> dict[str, Any]:
+        facts, sections = data.facts, self._values.get("metrics") or {}
+        if sections and isinstance(data.sample, Mapping | tuple | list) and nested.target_of(data.sample) is None:
+            self._warnings.append(f"left out, for no part of a sample is known as its target: {', '.join(sections)}")
+            return {}
         built = {}
         for name, section in sections.items():
             if section is None or section.get("only", facts.task) != facts.task:
@@ -282,10 +293,12 @@ class Builder:
             built[name] = metric.to(device) if hasattr(metric, "to") else metric
         return built
 
-    def _step(self, settings: TrainerSettings) -> Any:
+    def _step(self, settings: TrainerSettings, model: nn.Module, data: Splits) -> Any:
         step = settings.step
         if step is None:
-            return None
+            found = None if hasattr(type(model), "training_step") else named_inputs.step_for(model, data.sample)
+            data.notes += [f"the model takes {found.told}"] if found is not None else []
+            return found
         if isinstance(step, str):
             return locate(step, "trainer.step", self._trust)
         return instantiate(step, "trainer.step", self._trust)

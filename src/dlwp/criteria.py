@@ -5,13 +5,14 @@ Knows nothing of models, data or who adds them up. The criteria themselves are t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dlwp.errors import ConfigError
+from dlwp.nested import size_of, target_of
 
 
 class Value(nn.Module):
@@ -63,14 +64,15 @@ def batch_weight(criterion: Any, targets: Any) -> float | Tensor:
             f"criterion.reduction={reduction} gives no mean, so the loss would depend on the batch size. "
             "criterion.reduction=mean"
         )
-    if isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and not torch.is_floating_point(targets):
+    counting = isinstance(criterion, nn.CrossEntropyLoss | nn.NLLLoss) and isinstance(targets, Tensor)
+    if counting and not torch.is_floating_point(targets):
         counts = targets != criterion.ignore_index
         dtype = torch.float32 if targets.device.type == "mps" else torch.float64  # the share of a piece is exact in it
         if criterion.weight is None:
             return counts.sum(dtype=dtype)
         weight = criterion.weight.to(targets.device, dtype)
         return (weight[torch.where(counts, targets, 0)] * counts).sum()
-    return float(_num_samples(targets))
+    return float(size_of(targets))
 
 
 def batch_weights(criterion: Any, targets: Sequence[Any]) -> list[float]:
@@ -96,12 +98,6 @@ def _stacked(targets: Sequence[Any]) -> Tensor | None:
 
 
 def weight_of(criterion: Any, batch: Any) -> float | Tensor:
-    """Return the `batch_weight` of a batch: by its targets where it is a pair (inputs, targets), else its samples."""
-    is_pair = isinstance(batch, tuple | list) and len(batch) == 2
-    return batch_weight(criterion, batch[1]) if is_pair else float(_num_samples(batch))
-
-
-def _num_samples(targets: Any) -> int:
-    while not hasattr(targets, "shape"):
-        targets = next(iter(targets.values())) if isinstance(targets, Mapping) else targets[0]
-    return len(targets) if targets.ndim else 1
+    """Return the `batch_weight` of a batch: by its targets where these are known, else the number of its samples."""
+    target = target_of(batch)
+    return float(size_of(batch)) if target is None else batch_weight(criterion, target)

@@ -57,6 +57,8 @@ def _why_not(parts: Parts) -> str | None:
     train: Any = parts.loaders["train"]
     if getattr(train.transform, "ops", ()):
         return "data.augment changes pictures in every epoch: data.augment=null computes their features once"
+    if {"iterable", "shares"} & train.order.options.keys():
+        return "the data is iterated, or drawn by data.weights"
     if train.order.num_samples < train.order.options["length"]:
         return "data.drop_last and trainer.limit_batches take other samples in every epoch"
     return None

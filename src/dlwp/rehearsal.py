@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import re
+import traceback
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dlwp import devices, randomness
 from dlwp.build import Parts
 from dlwp.errors import ConfigError, DataError
-from dlwp.training.batches import cut, is_pair, size_of, split_result, supervised_step
+from dlwp.nested import cut, described, inputs_of, size_of, target_of
+from dlwp.training.batches import split_result, supervised_step
 
 _SAMPLES = 4
 
@@ -42,7 +44,10 @@ def rehearse(parts: Parts) -> Rehearsal:
     if batch is None:
         raise DataError("the training split has no batch")
     samples = min(_SAMPLES, size_of(batch))
-    few = cut(batch, size_of(batch) // samples)[0]
+    try:
+        few = cut(batch, size_of(batch) // samples)[0]
+    except ConfigError:  # a batch of the user's own making, that is not cut
+        few = batch
     _check_last_batch(parts)
     model = copy.deepcopy(parts.model).train()
     step = parts.step or getattr(type(model), "training_step", None) or supervised_step
@@ -155,10 +160,15 @@ def _explained(error: Exception, parts: Parts, batch: Any, watch: _Watch) -> Exc
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if devices.is_out_of_memory(error):
         return error
+    if not watch.inside and parts.settings.step is not None and not _is_of_torch(error):
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{frame.filename}:{frame.lineno}"
+        return ConfigError(f"trainer.step fails at {where} on a batch of {described(batch)}: {text}")
     if not watch.inside:
         return _criterion_fault(text, parts, batch)
     name, module, shape = watch.inside[-1]
-    given = list(batch[0].shape) if is_pair(batch) and isinstance(batch[0], Tensor) else "a batch"
+    inputs = inputs_of(batch)
+    given: Any = list(inputs.shape) if isinstance(inputs, Tensor) else described(batch)
     if match := re.search(r"expected input\[.*\] to have (\d+) channels, but got (\d+)", text):
         wanted, got = match.groups()
         return ConfigError(
@@ -181,9 +191,13 @@ def _explained(error: Exception, parts: Parts, batch: Any, watch: _Watch) -> Exc
     return ConfigError(f"the model fails on a batch of {given}, {where}, which gets {list(shape)}: {text}")
 
 
+def _is_of_torch(error: Exception) -> bool:
+    return "/torch/" in traceback.extract_tb(error.__traceback__)[-1].filename
+
+
 def _criterion_fault(text: str, parts: Parts, batch: Any) -> Exception:
     name = type(parts.criterion).__name__
-    targets = batch[1] if is_pair(batch) else None
+    targets = target_of(batch)
     shape = (
         f"{list(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}" if isinstance(targets, Tensor) else "?"
     )

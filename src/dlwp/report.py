@@ -17,7 +17,7 @@ from torch import nn
 
 from dlwp import devices
 from dlwp.build import Parts
-from dlwp.data.datasets import size
+from dlwp.data.datasets import length_of
 from dlwp.data.resident import ResidentLoader
 from dlwp.fitting.least_squares import LeastSquares
 from dlwp.observers.console import labelled
@@ -59,7 +59,8 @@ def crowding_lines(parts: Parts, busy: float) -> list[str]:
 def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:
     """Return splits, classes and shape, then how the data is fed and augmented, then where it came from."""
     data, facts = parts.data, parts.data.facts
-    sizes = [f"{split} {size(dataset):,}" for split, dataset in data.present().items()]
+    lengths = {split: length_of(dataset) for split, dataset in data.present().items()}
+    sizes = [f"{split} {'of unknown length' if count is None else f'{count:,}'}" for split, count in lengths.items()]
     cut = [note for note in data.notes if note.startswith("val ")]  # how val was cut, which says its size too
     if cut:
         sizes = [cut[0] if text.startswith("val ") else text for text in sizes]

@@ -117,6 +117,8 @@ class DataKeys:
     std: Any = None
     task: str = "auto"
     classes: Any = None
+    collate: Any = None
+    steps_per_epoch: int | None = None
 
 
 @dataclass
@@ -193,6 +195,7 @@ MINIMUM: dict[str, float] = {
     "data.timeout_s": 0.1,
     "data.val_fraction": 0,
     "data.max_samples": 1,
+    "data.steps_per_epoch": 1,
     "optimizer.backbone_lr_scale": 0,
     "optimizer.layer_decay": 0,
 }

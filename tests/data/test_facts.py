@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from dlwp.data.facts import find_facts
+from dlwp.data.facts import _read_targets, find_facts
 from dlwp.data.splits import ArrayDataset, Splits
 from dlwp.errors import ConfigError, DataError
 
@@ -66,6 +66,21 @@ def test_a_large_set_is_not_read_whole_to_count_its_classes() -> None:
     facts = facts_of(MyData(make, 100_000, targets=[index % 5 for index in range(100_000)]))
     assert (facts.num_classes, facts.sources["num_classes"]) == (5, "largest label, from MyData.targets")
     assert set(asked) == {0}
+
+
+def test_classes_of_samples_that_are_drawn_are_those_of_all_samples() -> None:
+    class Drawn(Dataset[Any]):
+        def __len__(self) -> int:
+            return 50
+
+        def __getitem__(self, index: int) -> Any:
+            return torch.zeros(2), index // 25 * 3 + int(torch.randint(0, 3, ()))
+
+    data = Splits(Drawn())
+    find_facts(data)
+    assert data.facts.num_classes == 6
+    labels = _read_targets(data.train)
+    assert len(labels.unique()) == 6
 
 
 def test_reading_samples_leaves_the_generators_as_they_were() -> None:

@@ -19,8 +19,9 @@ from PIL import Image
 
 import dlwp
 from dlwp.commands import pack as command
-from dlwp.data import packed, packing, pictures
-from dlwp.data.packed import CONTENTS, PICTURES, MappedDataset
+from dlwp.data import mapped, packed, packing, pictures
+from dlwp.data.mapped import MappedDataset
+from dlwp.data.packed import CONTENTS, PICTURES
 from dlwp.data.resident import ResidentLoader, fits
 from dlwp.data.splits import cut_validation, find_facts
 from dlwp.data.streaming import StreamingLoader
@@ -382,7 +383,7 @@ def test_what_is_mapped_stays_small_however_much_is_read(tmp_path: Path, monkeyp
     packing.pack(tmp_path / "set", tmp_path / "made", image_size=(700, 700), num_workers=0)  # 56 MiB
     grown = {}
     for limit in (2**23, 2**40):
-        monkeypatch.setattr(packed, "_MAPPED_BYTES", limit)
+        monkeypatch.setattr(mapped, "_MAPPED_BYTES", limit)
         data = packed.packed(str(tmp_path / "made")).train
         assert isinstance(data, MappedDataset)
         before = resident_mib()

@@ -26,6 +26,7 @@ _DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
   dlwp-predict photo.jpg                        by the network that comes with dlwp (ImageNet's 1,000 classes)
   dlwp-predict holiday/ '*.png' format=csv      folders and patterns; format=table, json, csv; output=FILE
   dlwp-predict checkpoint=RUN photo.jpg         by a run of your own (a run folder, a checkpoint, or last)
+  dlwp-predict checkpoint=RUN X.npy             of a run on arrays: a line a row (output=out.npy: all outputs)
   dlwp-predict model=torchvision model.name=resnet50 photo.jpg
   dlwp-predict - < photo.jpg                    standard input
   dlwp-predict photos/ plots=true               a sheet of the pictures with what was found: predictions.png
@@ -38,7 +39,7 @@ _OWN = {
     "checkpoint": "", "format": "table", "output": "", "top_k": "5", "batch_size": "32", "plots": "false",
     "features": "", "precision": "auto",
 }  # fmt: skip
-_OTHERS = {"RowPredictor": "predict_rows"}
+_OTHERS = {"ArrayPredictor": "predict_arrays", "RowPredictor": "predict_rows"}
 """Class of a predictor of other things than pictures -> the module of this room whose `predict` shows what it finds."""
 _FURTHER = ("model", "device", "trust", "trainer.tta")
 

@@ -5,16 +5,18 @@ Knows nothing of how splits are made, facts found or samples fed.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from dlwp import randomness
+from dlwp import nested, randomness
 from dlwp.errors import DataError
 
 NAMES = ("train", "val", "test")
@@ -146,7 +148,8 @@ class Splits:
 
     `notes` are short sentences for the summary: where the data was found, what was done to it. `warnings` are such as
     a person should look at. `samples`: a table in Markdown of some samples and what became of them. `guesses`: what was
-    found out of a file and can be written down by its `write()`, for a dry run.
+    found out of a file and can be written down by its `write()`, for a dry run. `sample`: the first one of train, as a batch
+    holds it, once facts were found.
     """
 
     train: Dataset[Any]
@@ -157,6 +160,7 @@ class Splits:
     warnings: list[str] = field(default_factory=list)
     samples: str = ""
     guesses: Any = None
+    sample: Any = None
 
     def present(self) -> dict[str, Dataset[Any]]:
         """Return the splits that there are, by name."""
@@ -174,6 +178,35 @@ def as_arrays(dataset: Dataset[Any]) -> Dataset[Any]:
     return dataset
 
 
+def is_iterable(dataset: Any) -> bool:
+    """Return whether a data set can only be iterated."""
+    return isinstance(dataset, IterableDataset)
+
+
+def length_of(dataset: Any) -> int | None:
+    """Return the number of samples of a data set of any kind; None where it does not say."""
+    try:
+        return len(dataset)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def has_state(dataset: Any) -> bool:
+    """Return whether a data set can say where it stands, and go there."""
+    return callable(getattr(dataset, "state_dict", None)) and callable(getattr(dataset, "load_state_dict", None))
+
+
+def first_samples(dataset: Any, count: int) -> list[Any]:
+    """Return the first samples of a data set that can only be iterated, which stays as it is."""
+    state = copy.deepcopy(dataset.state_dict()) if has_state(dataset) else None
+    try:
+        with randomness.preserved():
+            return list(itertools.islice(iter(copy.copy(dataset)), count))
+    finally:
+        if state is not None:
+            dataset.load_state_dict(state)
+
+
 def size(dataset: Dataset[Any]) -> int:
     """Return the number of samples of a map-style data set."""
     return len(dataset)  # type: ignore[arg-type]
@@ -186,6 +219,8 @@ def targets_of(dataset: Dataset[Any]) -> tuple[Tensor, str] | None:
     """
     if isinstance(dataset, ArrayDataset):
         return dataset.targets, "targets"
+    if is_iterable(dataset):
+        return None
     if isinstance(dataset, Subset):
         whole = targets_of(dataset.dataset)
         return None if whole is None else (whole[0][torch.as_tensor(dataset.indices, dtype=torch.int64)], whole[1])
@@ -202,7 +237,8 @@ def targets_of(dataset: Dataset[Any]) -> tuple[Tensor, str] | None:
 def _agrees(dataset: Dataset[Any], first: Tensor) -> bool:
     with randomness.preserved():
         sample = dataset[0]
-    if not isinstance(sample, tuple | list) or len(sample) != 2:
+    target = nested.target_of(sample)
+    if target is None or isinstance(target, dict | tuple | list | str):
         return False
-    target = torch.as_tensor(sample[1])
+    target = torch.as_tensor(target)
     return target.dim() == 0 and target.item() == first.item()

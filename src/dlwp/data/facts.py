@@ -6,22 +6,24 @@ Knows nothing of models, or of what the facts are used for.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
-from dlwp import randomness
-from dlwp.data.datasets import ArrayDataset, Facts, Splits, as_arrays, size, targets_of
+from dlwp import nested, randomness
+from dlwp.data.datasets import ArrayDataset, Facts, Splits, as_arrays, first_samples, is_iterable, size, targets_of
 from dlwp.errors import ConfigError, DataError, DlwpError
 
 _FEW = 2048
 """How many samples of a data set that must be read one by one are looked at."""
 
 
-def find_facts(splits: Splits, *, task: str = "auto", classes: Any = None, mean: Any = None, std: Any = None) -> None:
+def find_facts(
+    splits: Splits, *, task: str = "auto", classes: Any = None, mean: Any = None, std: Any = None, collate: Any = None
+) -> None:
     """Fill `splits.facts` from keys, else from attributes of the data sets, else from samples; note each source.
 
     Data sets of two tensors become `ArrayDataset`s; in these, targets of a regression become float32 of shape (N, D).
@@ -31,6 +33,7 @@ def find_facts(splits: Splits, *, task: str = "auto", classes: Any = None, mean:
         task: one of the choices of `data.task`.
         classes: number of classes, or their names in the order of the indices; None finds them.
         mean, std: a number, one a channel, "auto" (from train), or None for no normalisation.
+        collate: what makes a batch of a list of samples; None: torch's `default_collate`.
 
     Raises:
         DataError: a split is empty, a sample is none, or a label is out of range.
@@ -38,18 +41,21 @@ def find_facts(splits: Splits, *, task: str = "auto", classes: Any = None, mean:
     """
     for name, dataset in splits.present().items():
         setattr(splits, name, as_arrays(dataset))
-        if size(dataset) == 0:
+        if not is_iterable(dataset) and size(dataset) == 0:
             raise DataError(f"{name} is empty (0 samples)")
     facts = splits.facts
-    sample = first_sample(splits.train)
-    is_pair = isinstance(sample, tuple | list) and len(sample) == 2
-    _find_task(facts, task, sample[1] if is_pair else None)
+    sample = splits.sample = first_sample(splits.train, collate)
+    _find_task(facts, task, nested.target_of(sample))
     if facts.task == "regression":
         for dataset in splits.present().values():
             _make_columns(dataset)
-        sample = first_sample(splits.train)
-    facts.input_shape = _shape(sample[0] if is_pair else sample)
-    facts.target_shape = facts.input_shape if facts.task == "reconstruction" else _shape(sample[1]) if is_pair else ()
+        sample = splits.sample = first_sample(splits.train, collate)
+    facts.input_shape, target = _shape(nested.inputs_of(sample)), nested.target_of(sample)
+    facts.target_shape = facts.input_shape if facts.task == "reconstruction" else _shape(target)
+    if isinstance(sample, Mapping | tuple | list) and (nested.is_named(sample) or not nested.is_pair(sample)):
+        splits.notes.append(_of_many_parts(sample))
+        if mean is not None or std is not None:
+            raise ConfigError(f"data.mean and data.std are for pairs (input, target). {splits.notes[-1]}")
     if facts.task == "classification":
         _find_classes(splits, classes)
         assert facts.num_classes is not None
@@ -57,20 +63,32 @@ def find_facts(splits: Splits, *, task: str = "auto", classes: Any = None, mean:
     _find_normalisation(splits, mean, std)
 
 
-def first_sample(dataset: Dataset[Any]) -> Any:
+def first_sample(dataset: Dataset[Any], collate: Any = None) -> Any:
     """Return sample 0, after checking that batches can be made of its kind.
+
+    Args:
+        collate: the user's own, which takes anything; then the sample is as it stands in a batch that it makes.
 
     Raises:
         DataError: it is None, or holds what is neither tensor, array nor number.
     """
     sample = _read(dataset, 0)
+    if collate is not None and sample is not None:
+        with randomness.preserved():
+            return nested.each(collate([sample]), _first)
     check_sample(sample, 0, dataset)
     return sample
 
 
 def _read(dataset: Dataset[Any], index: int) -> Any:
     try:
+        if is_iterable(dataset):
+            found = first_samples(dataset, 1)
+            if not found:
+                raise DataError(f"{name_of(dataset)} yields nothing: its __iter__ gives no sample")
+            return found[0]
         with randomness.preserved():
+            randomness.seed_sample(0, 0, index)  # else samples that are drawn would all be the same one
             return dataset[index]
     except Exception as error:  # any error: the data set is the user's own
         told = explained(error, index, dataset)
@@ -79,17 +97,22 @@ def _read(dataset: Dataset[Any], index: int) -> Any:
         raise told from error
 
 
-def check_sample(sample: Any, index: int, dataset: Dataset[Any]) -> None:
-    """Raise DataError where no batch can be made of a sample."""
+def check_sample(sample: Any, index: int, dataset: Dataset[Any], collate: Any = None) -> None:
+    """Raise DataError where no batch can be made of a sample; one's own `collate` may take anything but None."""
     where = f"sample {index} of {name_of(dataset)}"
     if sample is None:
         raise DataError(f"{where} is None; it must give (input, target)")
+    if collate is not None:
+        return
     try:
         default_collate([sample])
     except TypeError:
-        parts = sample if isinstance(sample, tuple | list) else (sample,)
+        parts = sample.values() if isinstance(sample, Mapping) else sample
+        parts = parts if isinstance(sample, tuple | list | Mapping) else (sample,)
         kinds = ", ".join(type(part).__name__ for part in parts)
-        raise DataError(f"{where} is ({kinds}); it must give (input, target) as tensors, arrays or numbers") from None
+        raise DataError(
+            f"{where} is ({kinds}); it must give (input, target), a tuple or a dictionary of tensors, arrays or numbers"
+        ) from None
 
 
 def name_of(dataset: Dataset[Any]) -> str:
@@ -145,7 +168,20 @@ def _find_task(facts: Facts, key: str, target: Any) -> None:
             facts.task = "classification"
         facts.sources["task"] = f"targets are {str(target.dtype).removeprefix('torch.')}"
     else:
-        facts.sources["task"] = "samples are no pairs of input and target"
+        facts.sources["task"] = "samples have no target that is a number or a tensor"
+
+
+def _of_many_parts(sample: Any) -> str:
+    """Return what a sample that is no pair is made of, for the summary."""
+    name = nested.target_name(sample)
+    if name is None and not nested.is_named(sample) and nested.target_of(sample) is not None:
+        name = "the last"
+    told = f"target: {name}" if name else f"no target among them (known by the name {', '.join(nested.TARGETS)})"
+    return f"a sample is {nested.described(sample)} · {told}"
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, Tensor) and value.dim() else value
 
 
 def _make_columns(dataset: Dataset[Any]) -> None:
@@ -170,7 +206,7 @@ def _find_classes(splits: Splits, key: Any) -> None:
     elif facts.classes is not None or facts.num_classes is not None:
         facts.num_classes = facts.num_classes or len(facts.classes or ())
         facts.sources["num_classes"] = "the data set"
-    elif (names := _names_attribute(splits.train)) is not None:
+    elif (names := names_of_classes(splits.train)) is not None:
         facts.classes, facts.num_classes = names, len(names)
         facts.sources["num_classes"] = f"{name_of(splits.train)}.classes"
     else:
@@ -183,9 +219,10 @@ def _class_name(number: int, name: Any) -> str:
     return str(name)
 
 
-def _names_attribute(dataset: Dataset[Any]) -> list[str] | None:
+def names_of_classes(dataset: Dataset[Any]) -> list[str] | None:
+    """Return the data set's attribute `classes`; None where it has none."""
     if isinstance(dataset, Subset):
-        return _names_attribute(dataset.dataset)
+        return names_of_classes(dataset.dataset)
     names = getattr(dataset, "classes", None)
     return [str(name) for name in names] if isinstance(names, Sequence) and not isinstance(names, str) else None
 
@@ -197,6 +234,10 @@ def _count_classes(splits: Splits) -> None:
         found = targets_of(dataset)
         if found is not None:
             values, source = found
+        elif is_iterable(dataset):
+            found_targets = [nested.target_of(sample) for sample in first_samples(dataset, _FEW)]
+            values = torch.stack(list(map(torch.as_tensor, found_targets)))
+            source = f"the first {len(values):,} samples"
         elif size(dataset) <= _FEW:
             values, source = _read_targets(dataset), f"all {size(dataset):,} samples"
         elif name == "train":
@@ -213,7 +254,7 @@ def _count_classes(splits: Splits) -> None:
 
 
 def _read_targets(dataset: Dataset[Any]) -> Tensor:
-    return torch.stack([torch.as_tensor(_read(dataset, index)[1]) for index in range(size(dataset))])
+    return torch.stack([torch.as_tensor(nested.target_of(_read(dataset, index))) for index in range(size(dataset))])
 
 
 def check_labels(splits: Splits, num_classes: int, limit: str, key: str) -> None:
@@ -245,6 +286,9 @@ def check_labels(splits: Splits, num_classes: int, limit: str, key: str) -> None
 
 def _find_normalisation(splits: Splits, mean: Any, std: Any) -> None:
     facts = splits.facts
+    kind = getattr(nested.inputs_of(splits.sample), "dtype", None)
+    if "auto" in (mean, std) and isinstance(kind, torch.dtype) and not (kind == torch.uint8 or kind.is_floating_point):
+        return  # whole numbers are names (of words, of categories)
     if mean is None and std is None:
         if facts.mean is not None:
             facts.sources["mean"] = "the data set"
@@ -281,10 +325,12 @@ def measure(dataset: Dataset[Any]) -> tuple[tuple[list[float], list[float]], str
     if isinstance(dataset, ArrayDataset):
         chunks: Any = (dataset.batch(indices)[0] for indices in torch.arange(len(dataset)).split(256))
         source = "train"
+    elif is_iterable(dataset):
+        chunks = [_input_of(sample).unsqueeze(0) for sample in first_samples(dataset, _FEW)]
+        source = f"the first {len(chunks):,} samples of train"
     else:
         indices = torch.linspace(0, size(dataset) - 1, min(size(dataset), _FEW)).long().tolist()
-        with randomness.preserved():
-            chunks = [_input_of(dataset[index]).unsqueeze(0) for index in indices]
+        chunks = [_input_of(_read(dataset, index)).unsqueeze(0) for index in indices]
         source = f"{len(indices):,} samples of train"
     total, squares, count = torch.zeros(1), torch.zeros(1), 0
     for chunk in chunks:

@@ -7,7 +7,7 @@ Knows nothing of what is in them. Torch takes new shared memory for each batch, 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate, get_worker_info
 from torch.utils.data._utils.collate import collate, default_collate_fn_map
+
+from dlwp.data.datasets import is_channels_last
+from dlwp.nested import each
 
 PREFETCH = 2
 """Batches that a worker may be ahead by, as `DataLoader` has it."""
@@ -57,16 +60,20 @@ class Sender:
         self._begin()
         return collate(samples, collate_fn_map={**default_collate_fn_map, Tensor: self._stacked})
 
-    def copied(self, batch: Sequence[Tensor]) -> tuple[Any, ...]:
-        """Return tensors that are a batch already."""
+    def copied(self, batch: Any) -> Any:
+        """Return what is a batch already, its large tensors copied to where they are handed over."""
         self._begin()
-        found = []
-        for tensor in batch:
-            parcel = self._parcel(tensor.dtype, tensor.shape, tensor.stride(), tensor.nbytes)
-            if parcel is not None:
-                self._within(parcel).copy_(tensor)
-            found.append(tensor if parcel is None else parcel)
-        return tuple(found)
+        return each(batch, self._copied)
+
+    def _copied(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or not _is_plain(value):
+            return value
+        if not (value.is_contiguous() or is_channels_last(value)):  # it is torch's to hand over
+            return value
+        parcel = self._parcel(value.dtype, value.shape, value.stride(), value.nbytes)
+        if parcel is not None:
+            self._within(parcel).copy_(value)
+        return value if parcel is None else parcel
 
     def _begin(self) -> None:
         self._worker = get_worker_info().id  # type: ignore[union-attr]
@@ -78,10 +85,9 @@ class Sender:
 
     def _stacked(self, tensors: Sequence[Tensor], *, collate_fn_map: Any = None) -> Any:
         first = tensors[0]
-        plain = not first.is_nested and first.layout is torch.strided and not first.requires_grad
         size = torch.Size([len(tensors), *first.shape])
         stride = (first.numel(), *torch.empty(first.shape, device="meta").stride())
-        parcel = self._parcel(first.dtype, size, stride, len(tensors) * first.nbytes) if plain else None
+        parcel = self._parcel(first.dtype, size, stride, len(tensors) * first.nbytes) if _is_plain(first) else None
         if parcel is None:
             return default_collate(list(tensors))
         torch.stack(list(tensors), 0, out=self._within(parcel))
@@ -101,6 +107,10 @@ class Sender:
 
     def _within(self, parcel: Parcel) -> Tensor:
         return parcel.within(self._memory[parcel.key[1:]])
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return not tensor.is_nested and tensor.layout is torch.strided and not tensor.requires_grad
 
 
 class Receiver:
@@ -141,13 +151,3 @@ class Receiver:
         array = self._memory[value.key].numpy()  # a new object, which lives as long as any tensor on it
         self._held[value.key] = value.serial, weakref.ref(array)
         return value.within(torch.from_numpy(array))
-
-
-def each(batch: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a batch with each thing in its dictionaries, tuples and lists changed."""
-    if isinstance(batch, dict):
-        return {key: each(value, change) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        parts = [each(value, change) for value in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
-    return change(batch)

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
 
-from dlwp.data.datasets import NAMES, ArrayDataset, Facts, Splits, rows
+from dlwp.data.datasets import NAMES, Facts, Splits
+from dlwp.data.mapped import MappedDataset, MappedRows
 from dlwp.data.pictures import unreadable
 from dlwp.errors import DataError
 from dlwp.runs import files
@@ -27,8 +26,6 @@ VERSION = 1
 HEADER_BYTES = 128
 """Where the pixels begin."""
 
-_MAPPED_BYTES = 2**30  # what a process maps of a larger file before it lets go
-_AROUND_BYTES = 2**16  # the system maps so much around what is read
 _BLOCK = 2**24
 _MOST_JSON = 2**26
 
@@ -92,7 +89,7 @@ def packed(path: str, verify: bool = False) -> Splits:
         notes[0] += ", checksum right"
     if contents.left_out:
         notes.append(f"{len(contents.left_out):,} pictures could not be read and were not packed ({CONTENTS})")
-    whole = MappedPictures(file)
+    whole = mapped_pictures(file)
     found: dict[str, MappedDataset] = {}
     begin = 0
     for split, counts in contents.splits.items():
@@ -179,71 +176,7 @@ def checksum(file: Path, progress: bool | None = None) -> str:
     return digest.hexdigest()
 
 
-class MappedPictures:
-    """Pictures in a file, read by the numbers of their rows; what this process has mapped of it stays small."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        array = numpy.load(file, mmap_mode="c")  # "c": torch takes only what can be written; nobody writes
-        self._memory: Any = array.base
-        self._pictures = torch.from_numpy(array).permute(0, 3, 1, 2)  # (N, H, W, 3) to (N, 3, H, W)
-        self.row_bytes = array[0].nbytes
-        self._mapped = 0
-
-    def __reduce__(self) -> Any:
-        return MappedPictures, (self._file,)  # to a worker that was spawned
-
-    def rows(self, indices: Tensor) -> Tensor:
-        """Return pictures (B, 3, H, W), copied."""
-        found = rows(self._pictures, indices)
-        self._mapped += len(indices) * max(self.row_bytes, _AROUND_BYTES)
-        if min(self._mapped, self._pictures.nbytes) > _MAPPED_BYTES:
-            self._memory.madvise(mmap.MADV_DONTNEED)  # of this process; the system keeps what it has room for
-            self._mapped = 0
-        return found
-
-
-class MappedDataset(ArrayDataset):
-    """Some of the pictures of a pack, and their classes; a subset copies no picture."""
-
-    in_memory = False
-
-    def __init__(self, pictures: MappedPictures, chosen: Tensor, targets: Tensor) -> None:
-        self._pictures = pictures
-        self._chosen = chosen
-        self.targets = targets
-
-    @property
-    def inputs(self) -> Tensor:  # type: ignore[override]
-        """All pictures, read into memory."""
-        return self._pictures.rows(self._chosen)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all pictures and targets."""
-        return len(self) * self._pictures.row_bytes + self.targets.nbytes
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._pictures.rows(self._chosen[index].view(1))[0], self.targets[index]
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return inputs (B, 3, H, W) and targets (B,) of these samples."""
-        return self._pictures.rows(self._chosen.index_select(0, indices)), self.targets.index_select(0, indices)
-
-    def to(self, device: torch.device) -> ArrayDataset:
-        """Return the same on a device: on the host as it is, on a card read whole, a piece at a time."""
-        if device.type == "cpu":
-            return self
-        first = self[0][0]
-        size, form = (len(self), *first.shape), torch.channels_last
-        inputs = torch.empty(size, dtype=torch.uint8, device=device, memory_format=form)
-        for piece in torch.arange(len(self)).split(4096):
-            inputs[piece[0] : piece[-1] + 1] = self.batch(piece)[0].to(device)
-        return ArrayDataset(inputs, self.targets.to(device))
-
-    def subset(self, indices: Tensor) -> ArrayDataset:
-        """Return the samples at `indices`."""
-        return MappedDataset(self._pictures, self._chosen[indices], self.targets[indices])
+def mapped_pictures(file: Path) -> MappedRows:
+    """Return the pictures in a file, (N, 3, H, W), read by the numbers of their rows."""
+    shape = numpy.load(file, mmap_mode="r").shape
+    return MappedRows(file, HEADER_BYTES, torch.uint8, shape, (0, 3, 1, 2))  # (N, H, W, 3) to (N, 3, H, W)

@@ -23,15 +23,15 @@ from torch.utils.data import Dataset, Subset
 from dlwp.data import pictures
 from dlwp.data.datasets import NAMES
 from dlwp.data.facts import measure
+from dlwp.data.mapped import MappedDataset
 from dlwp.data.packed import (
     CONTENTS,
     HEADER_BYTES,
     PICTURES,
     Contents,
-    MappedDataset,
-    MappedPictures,
     checksum,
     header_of,
+    mapped_pictures,
     read_contents,
 )
 from dlwp.data.reading import most_left_out
@@ -280,7 +280,7 @@ def _finish(folder: Path, state: State, progress: bool | None) -> Contents:
         raise DataError(f"no picture of train can be read: {contents.left_out[0]['reason']}")
     files.write_over(part, header_of(contents.num_pictures, contents.image_size))
     chosen = torch.arange(train)
-    (contents.mean, contents.std), _ = measure(MappedDataset(MappedPictures(part), chosen, chosen))
+    (contents.mean, contents.std), _ = measure(MappedDataset(mapped_pictures(part), chosen, chosen))
     contents.sha256 = checksum(part, progress)
     files.rename(part, folder / PICTURES)
     files.write_atomic(folder / CONTENTS, contents.dump())

@@ -6,7 +6,7 @@ Knows nothing of processes, order or devices. What must not cross between proces
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -57,12 +57,14 @@ class Reader(Dataset[Any]):
     """The data set, with the generators seeded in front of each sample, and a note of who is at which."""
 
     def __init__(
-        self, dataset: Dataset[Any], seed: int, num_workers: int, skip: bool, between: Callable[[], None] | None
-    ) -> None:
+        self, dataset: Dataset[Any], seed: int, num_workers: int, skip: bool, between: Callable[[], None] | None,
+        singly: bool = False,
+    ) -> None:  # fmt: skip
         self._dataset = dataset
         self._seed = seed
         self._skip = skip
         self._between = between
+        self._singly = singly
         self.places = torch.full((max(1, num_workers),), -1)  # sample at which each worker is
         if num_workers:
             self.places.share_memory_()
@@ -88,7 +90,7 @@ class Reader(Dataset[Any]):
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> Any:
         """Return the samples of a batch; of arrays the batch at once, which draws nothing and does not fail."""
-        if not isinstance(self._dataset, ArrayDataset):
+        if self._singly or not isinstance(self._dataset, ArrayDataset):
             return [self[key] for key in keys]
         if self._between is not None:
             self._between()
@@ -117,10 +119,12 @@ class Collate:
 
     Args:
         free: as `Sender` takes it, which hands over large tensors for a worker; None: torch does.
+        own: makes a batch of a list of samples in the place of torch's `default_collate`.
     """
 
-    def __init__(self, free: Tensor | None) -> None:
+    def __init__(self, free: Tensor | None, own: Callable[[list[Any]], Any] | None = None) -> None:
         self._sender = None if free is None else Sender(free)
+        self._own = own
 
     def __call__(self, found: Any) -> Any:
         """Return a batch."""
@@ -131,10 +135,14 @@ class Collate:
             if isinstance(one, Failure):
                 return one
         samples = [one.sample for one in found]
-        try:
-            batch = default_collate(samples) if sender is None else sender.collated(samples)
-        except (RuntimeError, TypeError) as error:
-            return Failure(_why_no_batch(found, error))
+        if self._own is not None:
+            batch = self._own(samples)
+            batch = batch if sender is None else sender.copied(batch)
+        else:
+            try:
+                batch = default_collate(samples) if sender is None else sender.collated(samples)
+            except (RuntimeError, TypeError) as error:
+                return Failure(_why_no_batch(found, error))
         return [one.asked for one in found], batch, [each for one in found for each in one.lost]
 
 
@@ -146,12 +154,14 @@ def _why_no_batch(found: list[Read], error: Exception) -> DataError:
         if _shapes(other) != shapes:
             return DataError(
                 f"samples of {name} differ: sample {first} is {shapes}, sample {index} is {_shapes(other)}."
-                " Give them one shape"
+                " Give them one shape, or data.collate=my_file.collate"
             )
     return DataError(f"no batch can be made of samples of {name}: {str(error).splitlines()[0]}")
 
 
 def _shapes(sample: Any) -> str:
+    if isinstance(sample, Mapping):
+        return ", ".join(f"{name} {_shapes(part)}" for name, part in sample.items())
     parts = sample if isinstance(sample, tuple | list) else (sample,)
     return ", ".join(
         "×".join(map(str, part.shape)) if getattr(part, "shape", ()) else type(part).__name__ for part in parts

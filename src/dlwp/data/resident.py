@@ -18,6 +18,7 @@ from dlwp.data.datasets import ArrayDataset
 from dlwp.data.facts import name_of
 from dlwp.devices import sent
 from dlwp.errors import ConfigError
+from dlwp.nested import each, rebuilt
 
 _SHARE = 0.3
 """The share of a card's free memory that the data may take."""
@@ -65,7 +66,7 @@ class ResidentLoader:
             )
         self.device = torch.device(device)
         self._held = dataset.to(self.device)
-        self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
+        self.order = Order(len(dataset), batch_size, seed, shuffle, drop_last, limit_batches, shares_of(dataset))
         self.transform = transform
         self._channels_last = channels_last
         self._at_once = self._batches_at_once(batch_size)
@@ -104,20 +105,31 @@ class ResidentLoader:
         return max(1, _AT_ONCE // (4 * row * batch_size)) if row * batch_size % 64 == 0 == batch_size % 64 else 1
 
 
+def shares_of(dataset: Any) -> list[list[int]] | None:
+    """Return the shares of a data set's parts in an epoch, as `Order` takes them; None where all samples are used."""
+    return getattr(dataset, "shares", None)
+
+
 class Order:
     """The order of an epoch's samples, and its cutting into batches: a function of (seed, epoch, position).
+
+    Args:
+        shares: of data that is drawn from several parts, which lie one after the other: for each how many samples it
+            has, and how many an epoch takes of it; together these are as many as there are samples.
 
     Attributes:
         options: the arguments. num_samples: samples used an epoch.
     """
 
     def __init__(
-        self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, limit_batches: int | None
-    ) -> None:
-        self.options = {
+        self, length: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool, limit_batches: int | None,
+        shares: list[list[int]] | None = None,
+    ) -> None:  # fmt: skip
+        self.options: dict[str, Any] = {
             "length": length, "batch_size": batch_size, "seed": seed, "shuffle": shuffle, "drop_last": drop_last,
-            "limit_batches": limit_batches,
+            "limit_batches": limit_batches, **({} if shares is None else {"shares": shares}),
         }  # fmt: skip
+        self._shares = shares
         self._made: tuple[int, Tensor] | None = None
         count = length // batch_size if drop_last else -(-length // batch_size)
         if count == 0:
@@ -135,7 +147,9 @@ class Order:
     def of(self, number: int) -> Tensor:
         """Return the indices of epoch `number`, (N,), on the host; the last asked for is kept."""
         if self._made is None or self._made[0] != number:
-            if self._shuffle:
+            if self._shuffle and self._shares is not None:
+                self._made = number, _drawn(self._shares, self._seed, number)
+            elif self._shuffle:
                 self._made = number, randomness.permutation(self._length, self._seed, "order", number)
             else:
                 self._made = number, torch.arange(self._length)
@@ -151,6 +165,19 @@ class Order:
         return slice(position * self._batch_size, min(last * self._batch_size, self._length))
 
 
+def _drawn(shares: list[list[int]], seed: int, number: int) -> Tensor:
+    """Return the indices of an epoch in which each part has its share, (N,): none of a part is drawn twice before all
+    of it were drawn."""
+    found, begin = [], 0
+    for part, (count, taken) in enumerate(shares):
+        rounds = -(-taken // count) if count else 0
+        orders = [randomness.permutation(count, seed, "part", number, part, one) for one in range(rounds)]
+        found += [begin + torch.cat(orders)[:taken]] if orders else []
+        begin += count
+    whole = torch.cat(found)
+    return whole[randomness.permutation(len(whole), seed, "order", number)]
+
+
 def finish(
     batch: Any, transform: Callable[..., Any] | None, at: tuple[int, Tensor | None, int], channels_last: bool
 ) -> Any:
@@ -158,18 +185,28 @@ def finish(
 
     `at` says where it stands: (step, indices of its samples, epoch).
 
-    The format is changed first, while pictures are uint8 and four times smaller.
+    The format is changed first, while pictures are uint8 and four times smaller. A batch that is no pair (a dictionary,
+    a longer tuple) is not scaled, changed or normalised: what its parts mean is known to the step alone.
     """
     if isinstance(batch, Tensor):
         return finish((batch, None), transform, at, channels_last)[0]
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-        return batch
+        dtype = getattr(transform, "dtype", None)
+        return each(batch, lambda value: _finished(value, dtype, channels_last))
     inputs, targets = batch
     inputs = _formatted(inputs, channels_last)
     if transform is not None:
         inputs, targets = transform(inputs, targets, *at)
         inputs = _formatted(inputs, channels_last)
-    return inputs, targets
+    return rebuilt(batch, [inputs, targets]) if hasattr(batch, "_fields") else (inputs, targets)
+
+
+def _finished(value: Any, dtype: torch.dtype | None, channels_last: bool) -> Any:
+    """Return a part of a batch that is no pair in the precision and the memory format of the model, else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(dtype) if dtype is not None and value.is_floating_point() else value
+    return _formatted(value, channels_last) if value.is_floating_point() else value
 
 
 def _formatted(inputs: Tensor, channels_last: bool) -> Tensor:

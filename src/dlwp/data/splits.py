@@ -6,20 +6,22 @@ of facts can be imported from here.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, Subset
 
 from dlwp import randomness
-from dlwp.data.datasets import NAMES, ArrayDataset, Facts, Splits, as_arrays, size, targets_of
+from dlwp.data.datasets import NAMES, ArrayDataset, Facts, Splits, as_arrays, is_iterable, size, targets_of
 from dlwp.data.facts import check_labels, find_facts
 from dlwp.errors import ConfigError, DataError, did_you_mean
 
 __all__ = [
-    "ArrayDataset", "Facts", "Splits", "as_splits", "check_labels", "choose", "class_weights", "cut_validation",
+    "ArrayDataset", "Facts", "Splits", "as_splits", "check_labels", "choose", "class_weights", "collate_of",
+    "cut_validation",
     "find_facts", "take",
 ]  # fmt: skip
 
@@ -28,7 +30,7 @@ def as_splits(found: Any) -> Splits:
     """Return what a `_target_` of data gave as splits.
 
     Args:
-        found: `Splits`; one map-style `Dataset` (or a list of samples), which is then `train`; or a mapping of
+        found: `Splits`; one `Dataset` (or a list of samples), which is then `train`; or a mapping of
             train, val and test to such.
 
     Raises:
@@ -53,10 +55,8 @@ def as_splits(found: Any) -> Splits:
 
 def _checked(found: Any, key: str) -> Dataset[Any]:
     kind = type(found).__name__
-    if isinstance(found, IterableDataset):
-        raise ConfigError(
-            f"{key} gives {kind}, which can only be iterated; a Dataset with __len__ and __getitem__ is needed"
-        )
+    if is_iterable(found):
+        return found
     is_map = hasattr(found, "__len__") and hasattr(found, "__getitem__") and not isinstance(found, Tensor | str | bytes)
     if not (isinstance(found, Dataset) or is_map) or isinstance(found, type):
         kind = found.__name__ + " itself" if isinstance(found, type) else kind
@@ -85,6 +85,9 @@ def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
     if splits.val is not None or fraction == 0:
         return splits
     train = as_arrays(splits.train)
+    if is_iterable(train):
+        told = "no val: what can only be iterated is not cut; give a function that returns {'train': ..., 'val': ...}"
+        return dataclasses.replace(splits, notes=[*splits.notes, told])
     total = size(train)
     count = round(total * fraction)
     if fraction >= 1 or count == total:
@@ -105,6 +108,12 @@ def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
 
 def take(dataset: Dataset[Any], count: int, seed: int) -> Dataset[Any]:
     """Return `count` samples of a data set, stratified where its targets are class indices: a function of the seed."""
+    if is_iterable(dataset):
+        raise ConfigError(
+            "data.max_samples does not cut what can only be iterated. trainer.limit_batches, or max_steps"
+        )
+    if count >= size(dataset):
+        return dataset
     dataset = as_arrays(dataset)
     chosen = choose(size(dataset), count, _classes_of(dataset, "other"), randomness.generator(seed, "split", count))
     return _part(dataset, chosen.nonzero().view(-1))
@@ -154,5 +163,13 @@ def choose(total: int, count: int, classes: Tensor | None, generator: torch.Gene
     return chosen
 
 
+def collate_of(dataset: Dataset[Any]) -> Any:
+    """Return the data set's own `collate_fn`, which makes a batch of a list of samples; None where it has none."""
+    if isinstance(dataset, Subset):
+        return collate_of(dataset.dataset)
+    found = getattr(dataset, "collate_fn", None)
+    return found if callable(found) else None
+
+
 def _part(dataset: Dataset[Any], indices: Tensor) -> Dataset[Any]:
-    return dataset.subset(indices) if isinstance(dataset, ArrayDataset) else Subset(dataset, indices.tolist())
+    return dataset.subset(indices) if hasattr(dataset, "subset") else Subset(dataset, indices.tolist())

@@ -22,10 +22,11 @@ from torch.utils.data._utils import signal_handling
 from dlwp import devices, randomness
 from dlwp.data.datasets import size
 from dlwp.data.facts import path_of
-from dlwp.data.handover import PREFETCH, Receiver, each
+from dlwp.data.handover import PREFETCH, Receiver
 from dlwp.data.reading import Collate, Failure, Reader, begin_worker, most_left_out
-from dlwp.data.resident import Order, finish
+from dlwp.data.resident import Order, finish, shares_of
 from dlwp.errors import DataError, RunError
+from dlwp.nested import each
 
 TIMEOUT_S = 300
 """How long a worker may take over a batch."""
@@ -49,6 +50,7 @@ class StreamingLoader:
         timeout_s: a worker that needs longer for a batch is taken for hung.
         on_error: "error", or "skip": a sample that cannot be read is replaced by another, a function of (seed, epoch,
             sample, attempt); up to 1% of the samples, or 100 where that is more, but never half of them.
+        collate: makes a batch of a list of samples; None: torch's `default_collate`.
         multiprocessing_context: "fork", "spawn" or "forkserver"; None is the platform's own.
 
     Attributes:
@@ -74,6 +76,7 @@ class StreamingLoader:
         num_workers: int = 0,
         timeout_s: float = TIMEOUT_S,
         on_error: str = "error",
+        collate: Callable[[list[Any]], Any] | None = None,
         multiprocessing_context: str | None = None,
     ) -> None:
         self.device = torch.device(device)
@@ -81,7 +84,7 @@ class StreamingLoader:
         self.indices = torch.empty(0, dtype=torch.int64)
 
         self._dataset = dataset
-        self.order = Order(size(dataset), batch_size, seed, shuffle, drop_last, limit_batches)
+        self.order = Order(size(dataset), batch_size, seed, shuffle, drop_last, limit_batches, shares_of(dataset))
         self.num_samples = self.order.num_samples
         self.batch_size = batch_size
         self.transform = transform
@@ -94,13 +97,14 @@ class StreamingLoader:
         self._told: set[int] = set()
         self._receiver = Receiver(num_workers)  # not for cards: what is on its way to one must not be written over
         self._batches = _Batches(self.order)
-        self._reader = Reader(dataset, seed, num_workers, on_error == "skip", None if num_workers else self._look_up)
+        between = None if num_workers else self._look_up
+        self._reader = Reader(dataset, seed, num_workers, on_error == "skip", between, collate is not None)
         with _without_advice():
             self._loader: DataLoader[Any] = DataLoader(
                 self._reader,
                 batch_sampler=self._batches,
                 num_workers=num_workers,
-                collate_fn=Collate(self._receiver.free if self.device.type == "cpu" else None),
+                collate_fn=Collate(self._receiver.free if self.device.type == "cpu" else None, collate),
                 generator=randomness.generator(seed, "workers"),  # else it draws from the global one
                 worker_init_fn=begin_worker,
                 prefetch_factor=PREFETCH if num_workers else None,
@@ -133,11 +137,11 @@ class StreamingLoader:
                 yield finish(moved, self.transform, at, self._channels_last)
 
     def _moved(self, value: Any) -> Any:
-        return value.to(self.device, non_blocking=True) if isinstance(value, Tensor) else value
+        return on_device(value, self.device)
 
     def _collated(self, number: int, start: int) -> Generator[Any]:
         """Yield (indices, batch, samples left out) of each batch, from a new pool of workers where one has died."""
-        deaths: set[int] = set()
+        died: set[int] = set()
         position = start
         while True:
             self._batches.number, self._batches.start = number, position
@@ -150,10 +154,10 @@ class StreamingLoader:
             except _GivenUp:
                 return
             except _Death as death:
-                if death.sample in deaths:
+                if death.sample in died:
                     fewer = f"often out of memory: fewer workers, data.num_workers={self.num_workers // 2}"
                     raise RunError(f"{death} twice, {fewer}") from None
-                deaths.add(death.sample)
+                died.add(death.sample)
                 self._warn(f"{death}; all workers were started anew at batch {position + 1} of epoch {number + 1}")
 
     def _from_pool(self) -> Generator[Any]:
@@ -176,13 +180,13 @@ class StreamingLoader:
 
     def _pool(self) -> Any:
         if self.num_workers:
-            _deaths.listen()
+            deaths.listen()
         began, old = time.monotonic(), self._loader._iterator
         if old is None:
             return iter(self._loader)
         processes: list[Any] = old._workers  # type: ignore[attr-defined]
         try:
-            with _deaths.told(processes, began + self._timeout_s + _LOOK_S):
+            with deaths.told(processes, began + self._timeout_s + _LOOK_S):
                 return iter(self._loader)
         except (RuntimeError, ConnectionError, EOFError) as error:
             # workers of the last epoch have died or hang, or are too slow to say that they are ready
@@ -205,7 +209,7 @@ class StreamingLoader:
             return found
         while True:
             try:
-                with _deaths.told(batches._workers, began + self._timeout_s + _LOOK_S):
+                with deaths.told(batches._workers, began + self._timeout_s + _LOOK_S):
                     return next(batches)
             except (RuntimeError, ConnectionError, EOFError) as error:
                 told = self._worker_fault(error, batches._workers, time.monotonic() - began)
@@ -259,7 +263,7 @@ class StreamingLoader:
         self._loader._iterator = None
         self._receiver.forget()
         self._reader.places.fill_(-1)
-        _deaths.forget(batches._workers)
+        deaths.forget(batches._workers)
 
     def _worker_fault(self, error: Exception, processes: list[Any], waited_s: float) -> Exception | None:
         """Return what to raise when a worker died or hangs, `error` where it is another, None to wait on."""
@@ -297,6 +301,13 @@ class StreamingLoader:
     def _named(self, sample: int) -> str:
         path = path_of(self._dataset, sample)
         return f"{sample} ({path})" if path else str(sample)
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """Return a tensor, or what else moves as one does (a PackedSequence, a batch of graphs), on a device."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    return value.to(device) if hasattr(value, "to") else value
 
 
 class _GivenUp(Exception):
@@ -383,7 +394,7 @@ class _Deaths:
                     process.kill()
 
 
-_deaths = _Deaths()
+deaths = _Deaths()
 
 
 @contextlib.contextmanager

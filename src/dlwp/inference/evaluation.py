@@ -22,6 +22,8 @@ from dlwp.errors import ConfigError, MachineError
 from dlwp.inference import figures, scores
 from dlwp.inference.baseline import baselines
 from dlwp.inference.samples import ClassCollector, Classified, ErrorCollector, Unread, Watched
+from dlwp.models.named_inputs import NamedStep
+from dlwp.nested import inputs_of
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder, find_run
 from dlwp.training.state import load_weights
@@ -96,6 +98,7 @@ def measure(
     count = parts.loaders[split].num_samples
     found: dict[str, Any] = {"checkpoint": name, "split": split, "step": step, "num_samples": count}
     found |= _measured(parts, trainer, split, all_classes=step is not None)
+    found["num_samples"] = count = parts.loaders[split].num_samples  # of what is only iterated it is known by now
     found["baseline"] = baselines(parts, split) if baseline else None
     points = found.pop("points")
     if folder is not None and found["by_class"]:
@@ -115,7 +118,8 @@ def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) 
     if hasattr(loader, "listener"):
         loader.listener = unread
     watched = None
-    own_step = parts.step is not None or hasattr(type(parts.model), "training_step")  # its outputs may be anything
+    ours = isinstance(parts.step, NamedStep | None)
+    own_step = not ours or hasattr(type(parts.model), "training_step")  # its outputs may be anything
     if task in ("classification", "regression") and not own_step:
         facts = parts.data.facts
         unit = facts.target_mean or 0.0, facts.target_std or 1.0
@@ -226,7 +230,7 @@ def _pictures(dataset: Dataset[Any], samples: Sequence[int]) -> list[Tensor]:
     found = []
     for sample in samples:
         with randomness.preserved():
-            picture = figures.as_picture(dataset[sample][0])
+            picture = figures.as_picture(inputs_of(dataset[sample]))
         if picture is None:
             return []
         found.append(picture)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dlwp.devices import sent, sum_dtype
 from dlwp.metrics import MAE, R2, RMSE, is_binary, labels_of
-from dlwp.training.batches import Loader, StepFunction, is_pair
+from dlwp.nested import target_of
+from dlwp.training.batches import Loader, StepFunction
 
 _IGNORED = -100
 _MOST_NUMBERS = 64
@@ -174,10 +175,11 @@ class Watched:
     def __call__(self, model: nn.Module, batch: Any, criterion: Any) -> tuple[Any, Any]:
         """Return what the step gives."""
         result, outputs = self._step(model, batch, criterion)
-        tensors = is_pair(batch) and isinstance(outputs, Tensor) and isinstance(batch[1], Tensor)
+        target = target_of(batch)
+        tensors = isinstance(outputs, Tensor) and isinstance(target, Tensor)
         if self.fits:
             indices = getattr(self._loader, "indices", None)
-            self.fits = tensors and indices is not None and self._collector.add(outputs, batch[1], indices)
+            self.fits = tensors and indices is not None and self._collector.add(outputs, target, indices)
         return result, outputs
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlwp.nested import tensors
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder
 from dlwp.training.events import Ended, Evaluated, Logged, Started
@@ -119,10 +120,10 @@ class TensorBoard:
 
     def _draw_pictures(self, event: Logged) -> None:
         count, self._images = self._images, 0
-        batch = event.trainer.last_batch
-        if not count or batch is None or not isinstance(batch[0], Tensor) or batch[0].ndim != 4:
+        pictures = [one for one in tensors(event.trainer.last_batch) if one.ndim == 4]
+        if not count or not pictures:
             return
-        grid = picture_grid(batch[0][:count], self._mean, self._std)
+        grid = picture_grid(pictures[0][:count], self._mean, self._std)
         self._file("").add_picture("training pictures", grid.permute(1, 2, 0).numpy(), event.step)
 
     def _write_samples(self, step: int) -> None:

@@ -1,4 +1,4 @@
-"""Own what a batch is to the loop: who gives it, its size, its weight, its pieces, the step that makes it a loss.
+"""Own what a batch is to the loop: who gives it, its weight, the step that makes it a loss.
 
 Knows nothing of optimizers, evaluation or observers.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
+
+from dlwp.nested import size_of, target_of
 
 StepFunction = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
 """(model, batch, criterion) -> (loss or a dictionary with "loss" and further numbers, outputs)."""
@@ -41,24 +42,10 @@ def supervised_step(model: nn.Module, batch: tuple[Any, Any], criterion: Any) ->
     return criterion(outputs, targets), outputs
 
 
-def is_pair(batch: Any) -> bool:
-    """Return whether a batch is (inputs, targets)."""
-    return isinstance(batch, tuple | list) and len(batch) == 2
-
-
-def size_of(batch: Any) -> int:
-    """Return the number of samples in a batch: the length of its first tensor."""
-    while not isinstance(batch, Tensor):
-        if type(batch) is tuple:  # asked first: a test for Mapping takes longer
-            batch = batch[0]
-            continue
-        batch = next(iter(batch.values())) if isinstance(batch, Mapping) else batch[0]
-    return batch.shape[0]
-
-
 def targets_of(batch: Any) -> Any:
-    """Return what the weight of a batch follows from: the targets of a pair, else the number of samples."""
-    return batch[1] if is_pair(batch) else float(size_of(batch))
+    """Return what the weight of a batch follows from: its target, else the number of samples."""
+    target = target_of(batch)
+    return float(size_of(batch)) if target is None else target
 
 
 def split_result(result: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -66,19 +53,3 @@ def split_result(result: Any) -> tuple[Tensor, dict[str, Tensor]]:
     if isinstance(result, Tensor) or not isinstance(result, Mapping):
         return result, {}
     return result["loss"], {key: value for key, value in result.items() if key != "loss"}
-
-
-def cut(batch: Any, count: int) -> list[Any]:
-    """Cut a batch into at most `count` pieces along the first axis of each tensor, sizes as equal as can be.
-
-    >>> [len(piece) for piece in cut(torch.zeros(7), 3)]
-    [3, 2, 2]
-    """
-    if count == 1:
-        return [batch]
-    if isinstance(batch, Tensor):
-        return list(torch.tensor_split(batch, min(count, len(batch))))
-    if isinstance(batch, Mapping):
-        parts = {key: cut(value, count) for key, value in batch.items()}
-        return [dict(zip(parts, values, strict=True)) for values in zip(*parts.values(), strict=True)]
-    return [type(batch)(values) for values in zip(*(cut(value, count) for value in batch), strict=True)]

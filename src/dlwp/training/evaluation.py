@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dlwp import devices, distributed
 from dlwp.criteria import weight_of
-from dlwp.training.batches import StepFunction, is_pair, size_of, split_result, supervised_step
+from dlwp.nested import size_of, target_of
+from dlwp.training.batches import StepFunction, split_result, supervised_step
 
 
 @torch.no_grad()
@@ -60,9 +61,9 @@ def evaluate(
                 value = value.detach() if isinstance(value, Tensor) else torch.tensor(float(value))
                 value = value.to(devices.sum_dtype(value.device)) * count
                 totals[name] = totals[name] + value if name in totals else value
-            if is_pair(batch) and outputs is not None:
+            if outputs is not None and (target := target_of(batch)) is not None:
                 for metric in updated:
-                    metric.update(outputs, batch[1])
+                    metric.update(outputs, target)
             if on_batch is not None and on_batch(size_of(batch)):
                 return {}
     finally:

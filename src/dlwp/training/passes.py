@@ -14,7 +14,8 @@ from torch import Tensor
 from dlwp import devices, randomness
 from dlwp.criteria import weight_of
 from dlwp.graphs import Captured
-from dlwp.training.batches import is_pair, split_result, targets_of
+from dlwp.nested import target_of
+from dlwp.training.batches import split_result, targets_of
 from dlwp.training.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ class Passes:
             loss, further, outputs = self._captured(piece) if whole and self._captured else self._compute(piece, whole)
             trainer.spend("backward")
             losses.append(loss)
-            if outputs is not None and is_pair(piece) and self._counts:
-                trainer.tally.update(outputs, piece[1])
+            if outputs is not None and self._counts and (target := target_of(piece)) is not None:
+                trainer.tally.update(outputs, target)
             for name, value in further.items() if self._counts else ():
                 trainer.tally.add(name, value, targets_of(piece))
         return sum(losses[1:], losses[0])

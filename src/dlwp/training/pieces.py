@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dlwp import devices
-from dlwp.training.batches import cut, size_of
+from dlwp.nested import cut, size_of
 
 if TYPE_CHECKING:
     from dlwp.training.trainer import Trainer

@@ -149,6 +149,11 @@ class TrainState:
         if scaler is not None:
             self._stateful["scaler"] = scaler
 
+    def keep(self, name: str, part: Any) -> None:
+        """Save the state of a further object with the run, if it has one."""
+        if isinstance(part, Stateful):
+            self._stateful[name] = part
+
     def tensors(self) -> dict[str, Any]:
         """Return group -> nested tensors: "model", "optimizer" (by parameter name), "ema" where it is kept."""
         groups: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self._optimizer_by_name()}
@@ -255,7 +260,7 @@ def _is_same(one: Any, other: Any) -> bool:
 
 def _is_own(part: Any) -> bool:
     """Return whether a part is the user's own: dlwp's keep no tensors in their states."""
-    return type(part).__module__.partition(".")[0] not in ("dlwp", "torch")
+    return getattr(part, "has_tensors", False) or type(part).__module__.partition(".")[0] not in ("dlwp", "torch")
 
 
 def _holds_tensors(nested: Any) -> bool:

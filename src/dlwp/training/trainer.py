@@ -23,11 +23,12 @@ from dlwp.errors import DataError, RunError
 from dlwp.metrics import monitored
 from dlwp.models.stages import Frozen, to_training
 from dlwp.models.views import with_views
+from dlwp.nested import size_of
 from dlwp.optimizers import needs_closure, take_step
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import Chain
-from dlwp.training.batches import Loader, StepFunction, size_of, supervised_step, targets_of
+from dlwp.training.batches import Loader, StepFunction, supervised_step, targets_of
 from dlwp.training.dispatch import Dispatch
 from dlwp.training.evaluation import evaluate
 from dlwp.training.nonfinite import Guard
