@@ -202,7 +202,8 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
     Args:
         optimizer_class_name: name of the class, "SGD".
         model: asked whether it has batch norm, which lets SGD bear a rate eight times as high, and whether it has layer
-            norm, as transformers do, which want a lower rate of Adam.
+            norm, as transformers do, which want a lower rate of Adam; its own `base_rates`, a mapping from such names to
+            rates for a batch of 128, come first.
         batch_size: samples in one step, over all processes.
 
     Raises:
@@ -213,6 +214,9 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
         rate = 0.4 if normed else 0.05
         norm = "with" if normed else "without"
         return _round(rate * batch_size / 128), f"{rate:g} a batch of 128, {norm} batch norm"
+    if optimizer_class_name in getattr(model, "base_rates", {}):
+        rate = model.base_rates[optimizer_class_name]
+        return _round(rate * math.sqrt(batch_size / 128)), f"{rate:g} a batch of 128 for this model, with its root"
     if optimizer_class_name in _BASE_RATES:
         normed = any(isinstance(module, nn.LayerNorm) for module in model.modules())
         rate = _BASE_RATES[optimizer_class_name][normed]

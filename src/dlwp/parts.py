@@ -38,7 +38,9 @@ _FUNCTIONS = {
     "dlwp.data.images": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"),
     "dlwp.data.imagefolder": ("imagefolder",),
     "dlwp.data.packed": ("packed",),
+    "dlwp.data.sequence": ("sequence",),
     "dlwp.data.synthetic": ("synthetic",),
+    "dlwp.data.timeseries": ("timeseries",),
     "dlwp.models.timm": ("timm_network",),
     "dlwp.models.torchvision": ("torchvision_network",),
 }

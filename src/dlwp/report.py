@@ -63,11 +63,13 @@ def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:
     if cut:
         sizes = [cut[0] if text.startswith("val ") else text for text in sizes]
     pieces = [f"{name}: {_BAR.join(sizes)}"]
-    if facts.num_classes:
+    if facts.task == "sequence":
+        pieces += [f"windows of {facts.input_shape[0]}", f"vocabulary of {facts.num_classes}"]
+    elif facts.num_classes:
         pieces.append(f"{facts.num_classes} classes")
     elif facts.task != "other":
         pieces.append(facts.task)
-    if facts.input_shape:
+    if facts.input_shape and facts.task != "sequence":
         pieces.append("x".join(map(str, facts.input_shape)))
     workers = parts.decided().get("data.num_workers", values.get("num_workers"))
     if isinstance(parts.loaders["train"], ResidentLoader):
@@ -201,7 +203,7 @@ def result_line(
         intervals = {"accuracy": wilson_interval(accuracy, count)} if math.isfinite(accuracy) else {}
     for name, value in values.items():
         shown = "top-5" if name == "top5" else name
-        text = f"{shown} {value:.1%}" if name in intervals or name == "top5" else f"{shown} {value:.4g}"
+        text = f"{shown} {value:.1%}" if name in intervals or name in ("accuracy", "top5") else f"{shown} {value:.4g}"
         if name in intervals:
             low, high = intervals[name]
             text += f" ({'95% interval ' if name == 'accuracy' else ''}{low:.1%} to {high:.1%})"

@@ -122,9 +122,13 @@ class Facts:
         if shape:
             text = f"data is {'x'.join(map(str, shape))}"
             answers["in_features"] = (math.prod(shape), text)
+            if len(shape) == 2:
+                answers["in_columns"] = (shape[1], text)
             if len(shape) == 3:
                 answers["in_channels"] = (shape[0], text)
                 answers["image_size"] = (shape[1], text)
+        if self.task == "sequence":
+            answers["max_length"] = (shape[0], f"windows of {shape[0]}")
         if self.num_classes:
             reason = f"data has {self.num_classes} classes"
             answers["num_classes"] = answers["out_features"] = (self.num_classes, reason)

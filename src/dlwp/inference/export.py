@@ -101,6 +101,8 @@ def export(
     facts = network.facts
     if not facts.input_shape:
         raise ConfigError(f"{network.name} does not say what shape its inputs have: train it on data of one shape")
+    if preprocessing and facts.task == "sequence":
+        raise ConfigError("preprocessing=true has no effect on a network that takes tokens. Leave it out")
     devices.limit_threads()
     path = network.stem.with_name(network.stem.name + SUFFIXES[format])
     path = path if output is None else Path(output).expanduser()
@@ -203,7 +205,7 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
         "dlwp": __version__,
         "name": "/".join(Path(network.name).parts[-3:]),  # of a path no more: the file may go to strangers
         "task": facts.task,
-        "input": "uint8" if preprocessing and _takes_pictures(facts) else "float32",
+        "input": _kind(facts, preprocessing),
         "output": output_name,
         "preprocessing": preprocessing,
         "input_shape": list(facts.input_shape),
@@ -211,7 +213,15 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
         "mean": facts.mean,
         "std": facts.std,
         "form": form,
+        "encoding": facts.encoding,
     }
+
+
+def _kind(facts: Facts, preprocessing: bool) -> str:
+    """Return the kind of number that goes in."""
+    if facts.task == "sequence":
+        return "int64"
+    return "uint8" if preprocessing and _takes_pictures(facts) else "float32"
 
 
 def _takes_pictures(facts: Facts) -> bool:
@@ -228,7 +238,7 @@ def _bytes(
     preprocessing = metadata["preprocessing"]
     constants = formats.constants(network.facts) if preprocessing else None
     whole = formats.Whole(network.model, constants, metadata["output"] == "probabilities").eval()
-    example = batches[1] if preprocessing else batches[1].float()
+    example = batches[1] if preprocessing or metadata["input"] == "int64" else batches[1].float()
     writer = formats.onnx if format == "onnx" else formats.torch_export
     return writer(whole, example, metadata["output"], metadata)
 
@@ -270,6 +280,8 @@ def _drawn(facts: Facts, generator: Any) -> Tensor:
     import torch
 
     count = sum(SIZES)
+    if facts.task == "sequence":
+        return torch.randint(facts.num_classes or 1, (count, *facts.input_shape), generator=generator)
     if not _takes_pictures(facts):
         numbers = torch.randn(count, *facts.input_shape, generator=generator)
         shape = (-1,) + (1,) * (len(facts.input_shape) - 1)
@@ -337,6 +349,8 @@ def _told(
 
 def _way_in(metadata: dict[str, Any]) -> str:
     pictures = metadata["form"] is not None
+    if metadata["input"] == "int64":
+        return "tokens, numbers of the classes that the metadata name"
     if metadata["preprocessing"]:
         steps = ["scaled to [0, 1]"] * pictures + ["normalised"] * (metadata["mean"] is not None)
         inside = f", {' and '.join(steps)} inside" if steps else ""
@@ -382,5 +396,5 @@ def _snippet(network: Network, path: Path, format: str, metadata: dict[str, Any]
         "import torch",
         "from dlwp.inference.networks import of_file",
         f"network = of_file({place}{trusted})  # .model, .facts",
-        f"{output} = network.model(torch.zeros({shape}))",
+        f"{output} = network.model(torch.zeros({shape}{', dtype=torch.int64' if kind == 'int64' else ''}))",
     ]
