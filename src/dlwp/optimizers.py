@@ -202,8 +202,8 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
     Args:
         optimizer_class_name: name of the class, "SGD".
         model: asked whether it has batch norm, which lets SGD bear a rate eight times as high, and whether it has layer
-            norm, as transformers do, which want a lower rate of Adam; its own `base_rates`, a mapping from such names to
-            rates for a batch of 128, come first.
+            norm, as transformers do, which want a lower rate of Adam; its own `base_rates` (name -> rate for a batch of
+            128) come first.
         batch_size: samples in one step, over all processes.
 
     Raises:

@@ -234,6 +234,8 @@ def evaluation_lines(found: Mapping[str, Any], most: int = 20) -> list[str]:
         most: rows of the table by class, those of the lowest recall.
     """
     table: dict[str, list[str]] = {found["split"]: [found["line"], *_further(found)]}
+    if "baseline_line" in found:
+        table["baseline"] = [found["baseline_line"]]
     if found["by_class"]:
         table["classes"] = _class_table(found["by_class"], most)
     if found["left_out"]:

@@ -21,7 +21,7 @@ from dlwp.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from dlwp.inference.predictor import Predicted
 
-_DESCRIPTION = """Say what is in pictures: the likeliest classes of each; go on with a text.
+_DESCRIPTION = """Say what is in pictures: the likeliest classes of each; go on with a text or a table.
 
   dlwp-predict photo.jpg                        by the network that comes with dlwp (ImageNet's 1,000 classes)
   dlwp-predict holiday/ '*.png' format=csv      folders and patterns; format=table, json, csv; output=FILE
@@ -33,12 +33,13 @@ _DESCRIPTION = """Say what is in pictures: the likeliest classes of each; go on 
                                                 TensorBoard's projector
   dlwp-predict checkpoint=RUN prompt="ROMEO:"   a run of data=sequence: how a text goes on; length=500 tokens,
                                                 temperature=0.8, top_k=NUMBER, seed=0
+  dlwp-predict checkpoint=RUN table.csv         a run of data=timeseries: the rows after the table's end; plots=true
 """
 _OWN = {
     "checkpoint": "", "format": "table", "output": "", "top_k": "", "batch_size": "32", "plots": "false",
     "features": "", "prompt": "", "length": "", "temperature": "", "seed": "",
 }  # fmt: skip
-_OTHERS = {"TextPredictor": "predict_text"}
+_OTHERS = {"TextPredictor": "predict_text", "SeriesPredictor": "predict_series"}
 """Class of a predictor of other things than pictures -> the module of this room whose `predict` shows what it finds."""
 _FURTHER = ("model", "device", "trust", "trainer.tta")
 

@@ -26,9 +26,7 @@ def predict(predictor: TextPredictor, own: dict[str, str], named: Sequence[str])
     if named:
         raise ConfigError(f"this run goes on with text: prompt=\"{named[0]}\" in place of '{named[0]}'")
     if "prompt" not in own["typed"].split():
-        raise ConfigError(
-            'this run goes on with text. Give it a begin: prompt="Once upon a time", or prompt="" for none'
-        )
+        raise ConfigError('this run goes on with text. Give it a begin: prompt="Once upon", or prompt="" for none')
     if own["format"] == "csv":
         raise ConfigError("format=csv is for tables; text comes as format=table (as it is) or json")
     prompt = own["prompt"]

@@ -123,7 +123,7 @@ class Facts:
             text = f"data is {'x'.join(map(str, shape))}"
             answers["in_features"] = (math.prod(shape), text)
             if len(shape) == 2:
-                answers["in_columns"] = (shape[1], text)
+                answers["window"], answers["in_columns"] = (shape[0], text), (shape[1], text)
             if len(shape) == 3:
                 answers["in_channels"] = (shape[0], text)
                 answers["image_size"] = (shape[1], text)

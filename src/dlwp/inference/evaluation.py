@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from dlwp import checkpoint as checkpoints
 from dlwp import randomness, report, resuming
 from dlwp.build import Parts
+from dlwp.data import timeseries
 from dlwp.data.facts import path_of
 from dlwp.errors import ConfigError, MachineError
 from dlwp.inference import figures, scores
@@ -68,8 +69,10 @@ def evaluate(
         split = "test" if "test" in parts.loaders else "val"
     if split not in parts.loaders:
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
-    has_classes = parts.data.facts.task == "classification"
-    place, refused = _place(run, output) if plots and has_classes else (None, "")
+    facts = parts.data.facts
+    baseline = (facts.encoding or {}).get("baseline", {}).get(split)
+    drawable = facts.task == "classification" or baseline is not None
+    place, refused = _place(run, output) if plots and drawable else (None, "")
     weights, record = checkpoints.load_weights(folder)
     load_weights(parts.model, weights)
     trainer, step, count = evaluator(parts), record["progress"]["step"], parts.loaders[split].num_samples
@@ -77,10 +80,14 @@ def evaluate(
     found |= _measured(parts, trainer, split)
     if place is not None and found["by_class"]:
         found["files"] = _draw(found, parts, place)
+    if baseline is not None:
+        found |= {"baseline": baseline, "baseline_line": timeseries.baseline_line(facts.encoding or {}, split)}
+        if place is not None:
+            found["files"] = _draw_forecasts(parts, split, place)
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
     found["line"] = report.result_line(split, found["values"], count, step, run.best_step, trainer.monitor, bounds)
     nothing = "none: there are no classes to draw" if output is not None else ""
-    found["note"] = refused if found["by_class"] else nothing
+    found["note"] = refused if found["by_class"] or baseline is not None else nothing
     return found
 
 
@@ -185,6 +192,19 @@ def _draw(found: dict[str, Any], parts: Parts, place: Path) -> dict[str, str]:
         else:
             path.unlink(missing_ok=True)  # that of an evaluation before would pass for this one's
     return written
+
+
+def _draw_forecasts(parts: Parts, split: str, place: Path) -> dict[str, str]:
+    """Write the picture of forecasts and return its path by kind."""
+    from dlwp.inference import forecasts
+    from dlwp.observers.plots import png
+
+    drawn = forecasts.draw_evaluation(
+        parts.model, parts.loaders[split], getattr(parts.data, split), parts.data.facts, split
+    )
+    path = place / f"eval-{split}-forecast.png"
+    files.write_atomic(path, png(drawn))
+    return {"forecast": str(path)}
 
 
 def _pictures(dataset: Dataset[Any], samples: Sequence[int]) -> list[Tensor]:

@@ -357,7 +357,7 @@ def _way_in(metadata: dict[str, Any]) -> str:
         return f"{'pictures' if pictures else 'numbers'} as they are{inside}"
     scaled = "pictures in [0, 1]" if pictures else "numbers"
     if metadata["mean"] is None:
-        return scaled
+        return scaled + (", standardised as encoding.scale in the metadata says" if metadata["encoding"] else "")
     rounded = [[float(f"{one:.4g}") for one in metadata[name][:3]] for name in ("mean", "std")]
     more = ["…" if len(metadata["mean"]) > 3 else ""] * 2
     mean, std = (f"[{', '.join(map(str, some))}{end}]" for some, end in zip(rounded, more))
