@@ -168,7 +168,7 @@ def _bounds(count: int, val: float, test: float) -> dict[str, tuple[int, int]]:
 def _ends(name: str, begin: int, end: int, window: int, horizon: int) -> Tensor:
     """Return the last rows of the windows whose forecasts lie in [begin, end)."""
     first = max(window, begin) - 1
-    found = torch.arange(first, end - horizon)
+    found = torch.arange(first, max(first, end - horizon))
     if len(found) == 0:
         raise DataError(
             f"{name} has {end - begin:,} rows: no window of {window} rows with {horizon} to forecast has room. "
@@ -228,7 +228,7 @@ def _season(values: numpy.ndarray, season: int | str, horizon: int) -> int:
     ends = ends[:: math.ceil(len(ends) / _MOST_ENDS)]
     truth = values[ends[:, None] + numpy.arange(1, horizon + 1)[None]]
     errors = [numpy.abs(naive(values, ends, horizon, one) - truth).mean() for one in range(1, longest + 1)]
-    return int(numpy.argmin(errors)) + 1
+    return int(numpy.argmax(errors <= min(errors) + 1e-9 * numpy.abs(truth).mean())) + 1  # of equal ones the shortest
 
 
 def baseline_line(encoding: Mapping[str, Any], split: str | None = None) -> str:

@@ -172,7 +172,7 @@ def continued(
         with torch.inference_mode():
             logits = model(window)[0, :, -1].double().cpu()
         if top_k is not None and top_k < len(logits):
-            logits[logits < logits.topk(top_k).values[-1]] = -math.inf
+            logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -math.inf)
         if temperature == 0:
             token = int(logits.argmax())
         else:
