@@ -242,7 +242,8 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     values = trainer.evaluate(parts.loaders["test"], "test")
     if values is not None:
         run.update_summary(test={**values, "step": step})
-        count, bounds = parts.loaders["test"].num_samples, None if parts.data.facts.task != "sequence" else {}
+        count = parts.loaders["test"].num_samples
+        bounds: Any = {} if parts.data.facts.task == "sequence" else None
         console.say(f"test     {report.result_line('test', values, count, step, wanted, trainer.monitor, bounds)}")
     return values is not None
 

@@ -214,8 +214,9 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
         rate = 0.4 if normed else 0.05
         norm = "with" if normed else "without"
         return _round(rate * batch_size / 128), f"{rate:g} a batch of 128, {norm} batch norm"
-    if optimizer_class_name in getattr(model, "base_rates", {}):
-        rate = model.base_rates[optimizer_class_name]
+    own: dict[str, float] = getattr(model, "base_rates", {})
+    if optimizer_class_name in own:
+        rate = own[optimizer_class_name]
         return _round(rate * math.sqrt(batch_size / 128)), f"{rate:g} a batch of 128 for this model, with its root"
     if optimizer_class_name in _BASE_RATES:
         normed = any(isinstance(module, nn.LayerNorm) for module in model.modules())

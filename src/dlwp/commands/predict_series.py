@@ -26,9 +26,9 @@ def predict(predictor: SeriesPredictor, own: dict[str, str], named: Sequence[str
         ConfigError: not one table is named. DataError: the table does not fit the run.
     """
     if len(named) != 1:
-        found = f"{len(named)} are given" if named else "none is given"
+        given = f"{len(named)} are given" if named else "none is given"
         raise ConfigError(
-            f"this run forecasts the rows after one table, {found}. dlwp-predict checkpoint=RUN table.csv"
+            f"this run forecasts the rows after one table, {given}. dlwp-predict checkpoint=RUN table.csv"
         )
     found = predictor(named[0])
     text = _SHOWN[own["format"]](found, named[0])

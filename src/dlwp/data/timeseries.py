@@ -78,15 +78,20 @@ def timeseries(
     inputs, wanted = standardised(series, encoding), _columns(series, targets, scale)
     held = {name: SeriesWindows(inputs, wanted, found, width, horizon) for name, found in ends.items()}
     encoding["baseline"] = {name: naive_errors(values, ends[name], horizon, period) for name in ends if name != "train"}
-    means, stds = ([scale[name][at] for name in targets] * horizon for at in (0, 1))
-    facts = Facts(
-        task="regression", inputs=[*names, *(f"{name} +{horizon}" for name in known or ())],
-        target_names=[f"{name} +{step}" for step in range(1, horizon + 1) for name in targets],
-        target_mean=means, target_std=stds, encoding=encoding,
-    )  # fmt: skip
+    facts = _facts(encoding, scale)
     notes = [*rows.notes, *notes, f"forecasts {horizon} rows of {', '.join(targets)} from {width} before them"]
     notes += [_told(bounds, rows), f"to beat: {baseline_line(encoding)}"]
     return Splits(held["train"], held.get("val"), held.get("test"), facts, notes, rows.warnings)
+
+
+def _facts(encoding: dict[str, Any], scale: Mapping[str, tuple[float, float]]) -> Facts:
+    known, targets, horizon = encoding["known"], encoding["targets"], encoding["horizon"]
+    means, stds = ([scale[name][at] for name in targets] * horizon for at in (0, 1))
+    return Facts(
+        task="regression", inputs=[*encoding["columns"], *(f"{name} +{horizon}" for name in known)],
+        target_names=[f"{name} +{step}" for step in range(1, horizon + 1) for name in targets],
+        target_mean=means, target_std=stds, encoding=encoding,
+    )  # fmt: skip
 
 
 # ---- columns --------------------------------------------------------------------------------------------------------
