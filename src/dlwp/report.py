@@ -203,7 +203,7 @@ def result_line(
         intervals = {"accuracy": wilson_interval(accuracy, count)} if math.isfinite(accuracy) else {}
     for name, value in values.items():
         shown = "top-5" if name == "top5" else name
-        text = f"{shown} {value:.1%}" if name in intervals or name in ("accuracy", "top5") else f"{shown} {value:.4g}"
+        text = f"{shown} {value:.1%}" if name in intervals or name == "top5" else f"{shown} {value:.4g}"
         if name in intervals:
             low, high = intervals[name]
             text += f" ({'95% interval ' if name == 'accuracy' else ''}{low:.1%} to {high:.1%})"
