@@ -48,6 +48,9 @@ NUMBERS = ["data=dataset", "data._target_=probabilities.Probabilities", "metrics
 def own_dataset(own_place: Path) -> None:
     """Put a plain Dataset of numbers into the working directory, as a user does."""
     (own_place / "probabilities.py").write_text(PROBABILITIES, encoding="utf-8")
+    (own_place / "poem.txt").write_text("so much depends upon a wheel\n" * 40, encoding="utf-8")
+    rows = [f"2024-01-{1 + row // 24:02}T{row % 24:02}:00,{row % 24}" for row in range(480)]
+    (own_place / "hours.csv").write_text("\n".join(["when,load", *rows]), encoding="utf-8")
 
 
 def needed_words(path: Path) -> list[str]:
@@ -62,6 +65,12 @@ def needed_words(path: Path) -> list[str]:
         return ["data.parts={a:{_target_:dlwp.data.images.digits},b:{_target_:dlwp.data.images.digits}}"]
     if path.stem == "huggingface":
         return ["data.path=saved"]
+    if path.stem in ("sequence", "transformer"):
+        return ["data=sequence"] * (path.parent.name != "data") + ["data.path=poem.txt", "data.length=8"]
+    if path.stem == "timeseries":
+        return ["data.path=hours.csv", "data.target=load", "data.horizon=4"]
+    if path.stem in ("tcn", "lstm"):
+        return []  # they take rows of columns
     if path.stem in ("imagefolder", "transfer"):
         return ["data.root=pictures"]
     if path.stem in ("torchvision", "timm"):
@@ -176,7 +185,9 @@ def first_step(*words: str) -> dlwp.Run:
 def test_every_model_takes_a_step(path: Path) -> None:
     if path.stem == "timm":
         pytest.importorskip("timm", exc_type=Exception)
-    first_step(f"model={path.stem}", *needed_words(path), *SYNTHETIC, *SMALL)
+    data = [] if path.stem == "transformer" else SYNTHETIC
+    data = [*SYNTHETIC, "data.shape=[12,3]"] if path.stem in ("tcn", "lstm") else data  # rows of columns
+    first_step(f"model={path.stem}", *data, *needed_words(path), *SMALL)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "criterion").glob("*.yaml")), ids=lambda path: path.stem)
@@ -189,7 +200,8 @@ def test_every_criterion_takes_a_step(path: Path) -> None:
 def test_every_choice_of_a_group_takes_a_step(group: str) -> None:
     for path in sorted((CONFIGS / group).glob("*.yaml")):
         data = NUMBERS if path.stem == "regression" else [*SYNTHETIC, f"{group}={path.stem}"]
-        first_step("model=mlp", *data, *SMALL)
+        data = needed_words(path) if path.stem == "sequence" else data
+        first_step(f"model={'transformer' if path.stem == 'sequence' else 'mlp'}", *data, *SMALL)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
@@ -215,7 +227,8 @@ def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
         datasets.Dataset.from_dict({"x": [[1.0, 2.0], [3.0, 4.0]] * 20, "label": [0, 1] * 20}).save_to_disk("saved")
     words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)
     try:
-        first_step("model=linear", f"data={path.stem}", *words, *SMALL)
+        model = "transformer" if path.stem == "sequence" else "linear"
+        first_step(f"model={model}", f"data={path.stem}", *words, *SMALL)
     except DataError as missing:
         if "data.download=false" not in words:
             raise

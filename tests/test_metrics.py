@@ -1,5 +1,6 @@
 """The metrics promise to be exact over any cut into batches, and to agree with scikit-learn and torchmetrics."""
 
+import math
 from fractions import Fraction
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from dlwp import torchvision_ops
 from dlwp.errors import ConfigError
-from dlwp.metrics import MAE, R2, RMSE, Accuracy, ConfusionMatrix, TopK
+from dlwp.metrics import MAE, R2, RMSE, Accuracy, BitsPerToken, ConfusionMatrix, TopK
 
 
 def _value(metric: Any, outputs: Tensor, targets: Tensor, *cuts: int) -> Any:
@@ -174,3 +175,16 @@ def test_top_k_is_that_of_torch_where_no_outputs_are_equal() -> None:
     metric.update(outputs, targets)
     found = outputs.topk(4, dim=1).indices
     assert metric.compute() == pytest.approx(float((found == targets.unsqueeze(1)).any(1).double().mean()))
+
+
+def test_bits_per_token_are_the_mean_over_all_tokens_that_count() -> None:
+    torch.manual_seed(0)
+    logits, targets = torch.randn(5, 7, 9), torch.randint(7, (5, 9))
+    targets[3, 2:] = -100
+    metric = BitsPerToken()
+    for batch in (slice(0, 2), slice(2, 5)):  # of unequal counts
+        metric.update(logits[batch], targets[batch])
+    expected = torch.nn.functional.cross_entropy(logits.double(), targets) / math.log(2)
+    assert metric.compute() == pytest.approx(float(expected), rel=1e-6)
+    with pytest.raises(ConfigError, match=r"bits need logits"):
+        metric.update(torch.randn(4, 1), torch.zeros(4))

@@ -256,7 +256,8 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     if values is not None:
         run.update_summary(test={**values, "step": step})
         count = parts.loaders["test"].num_samples
-        console.say(f"test     {report.result_line('test', values, count, step, wanted, trainer.monitor)}")
+        bounds: Any = {} if parts.data.facts.task == "sequence" else None
+        console.say(f"test     {report.result_line('test', values, count, step, wanted, trainer.monitor, bounds)}")
     return values is not None
 
 

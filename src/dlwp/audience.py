@@ -16,6 +16,7 @@ from dlwp.observers.recording import Recording
 from dlwp.observers.saving import Saving
 from dlwp.observers.stopping import MaxTime, Patience
 from dlwp.observers.tensorboard import TensorBoard, flat
+from dlwp.observers.texts import Texts
 from dlwp.parts import Trust, instantiate
 from dlwp.settings import Duration
 
@@ -39,10 +40,12 @@ def hearers(
     if logger["tensorboard"]:
         hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
+        is_text = (facts.encoding or {}).get("kind") == "sequence" and hasattr(parts.model, "max_length")
         observers.append(
             TensorBoard(
                 run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std,
                 samples=parts.data.samples,
+                texts=Texts(facts.encoding or {}, parts.device) if is_text else None,
             )
         )  # fmt: skip
     if logger["plots"]:

@@ -12,12 +12,14 @@ Nothing waits for the device but `compute`. Where a device has no float64 (MPS) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from dlwp.errors import ConfigError
 
@@ -145,6 +147,40 @@ class ConfusionMatrix:
     def compute(self) -> Tensor:
         """Return the counts (K, K), float64."""
         return self.sums
+
+    reset = _reset
+    to = _to
+
+
+class BitsPerToken:
+    """The mean of -log2 of the probability given to the token that came: mean cross-entropy / ln 2.
+
+    Outputs are logits (B, K, ...), targets indices (B, ...).
+
+    Example:
+        >>> metric = BitsPerToken()
+        >>> metric.update(torch.zeros(1, 4, 3), torch.tensor([[0, 1, -100]]))
+        >>> metric.compute()
+        2.0
+    """
+
+    higher_is_better = False
+    additive = True
+
+    def __init__(self) -> None:
+        self.sums = _zeros(2)  # of -log2 p, counted
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch; targets of -100 are not counted."""
+        if is_binary(outputs) or targets.is_floating_point():
+            raise ConfigError(f"bits need logits (B, K, ...) and indices, got outputs {list(outputs.shape)}")
+        nats = functional.cross_entropy(outputs.float(), targets, ignore_index=_IGNORED, reduction="sum")
+        _add(self, nats.to(self.sums.dtype) / math.log(2), (targets != _IGNORED).sum())
+
+    def compute(self) -> float:
+        """Return the bits a token; NaN without tokens."""
+        return float(self.sums[0] / self.sums[1])
 
     reset = _reset
     to = _to

@@ -202,7 +202,8 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
     Args:
         optimizer_class_name: name of the class, "SGD".
         model: asked whether it has batch norm, which lets SGD bear a rate eight times as high, and whether it has layer
-            norm, as transformers do, which want a lower rate of Adam; or what rate of Adam it wants (`adam_rate`).
+            norm, as transformers do, which want a lower rate of Adam; its own `base_rates` (name -> rate for a batch of
+            128) come first.
         batch_size: samples in one step, over all processes.
 
     Raises:
@@ -213,12 +214,15 @@ def default_lr(optimizer_class_name: str, model: nn.Module, batch_size: int) -> 
         rate = 0.4 if normed else 0.05
         norm = "with" if normed else "without"
         return _round(rate * batch_size / 128), f"{rate:g} a batch of 128, {norm} batch norm"
+    own: dict[str, float] = getattr(model, "base_rates", {})
+    if optimizer_class_name in own:
+        rate = own[optimizer_class_name]
+        return _round(rate * math.sqrt(batch_size / 128)), f"{rate:g} a batch of 128 for this model, with its root"
     if optimizer_class_name in _BASE_RATES:
         normed = any(isinstance(module, nn.LayerNorm) for module in model.modules())
-        own = getattr(model, "adam_rate", None)
-        rate = _BASE_RATES[optimizer_class_name][normed] if own is None else own
-        why = "for such a model" if own is not None else f"{'with' if normed else 'without'} layer norm"
-        reason = f"{rate:g} a batch of 128, growing with its root, {why}"
+        rate = _BASE_RATES[optimizer_class_name][normed]
+        norm = "with" if normed else "without"
+        reason = f"{rate:g} a batch of 128, growing with its root, {norm} layer norm"
         return _round(rate * math.sqrt(batch_size / 128)), reason
     signature = inspect.signature(getattr(torch.optim, optimizer_class_name, default_lr))
     default = signature.parameters["lr"].default if "lr" in signature.parameters else None

@@ -65,11 +65,13 @@ def data_lines(parts: Parts, name: str, values: dict[str, Any]) -> list[str]:
     if cut:
         sizes = [cut[0] if text.startswith("val ") else text for text in sizes]
     pieces = [f"{name}: {_BAR.join(sizes)}"]
-    if facts.num_classes:
+    if facts.task == "sequence":
+        pieces += [f"windows of {facts.input_shape[0]}", f"vocabulary of {facts.num_classes}"]
+    elif facts.num_classes:
         pieces.append(f"{facts.num_classes} classes")
     elif facts.task != "other":
         pieces.append(facts.task)
-    if facts.input_shape:
+    if facts.input_shape and facts.task != "sequence":
         pieces.append("x".join(map(str, facts.input_shape)))
     workers = parts.decided().get("data.num_workers", values.get("num_workers"))
     if isinstance(parts.loaders["train"], ResidentLoader):
@@ -247,7 +249,9 @@ def evaluation_lines(found: Mapping[str, Any], most: int = 20) -> list[str]:
         most: rows of the table by class, those of the lowest recall.
     """
     table: dict[str, list[str]] = {found["split"]: [found["line"], *_further(found)]}
-    if found.get("baseline"):
+    if "baseline_line" in found:
+        table["baseline"] = [found["baseline_line"]]
+    elif found.get("baseline"):
         table["baseline"] = [_baseline_line(name, found["baseline"]) for name in ("trees", "constant")]
     if found["by_class"]:
         table["classes"] = _class_table(found["by_class"], most)

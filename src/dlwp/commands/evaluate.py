@@ -90,7 +90,7 @@ def _read(settings: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 def _as_json(found: dict[str, Any]) -> str:
     """Return all but the words for a person, a key a line; what is no number is null."""
-    items = {key: _plain(value) for key, value in found.items() if key not in ("line", "note")}
+    items = {key: _plain(value) for key, value in found.items() if key not in ("line", "note", "baseline_line")}
     lines = [f" {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in items.items()]
     return "{\n" + ",\n".join(lines) + "\n}"
 

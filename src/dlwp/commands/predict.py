@@ -21,7 +21,7 @@ from dlwp.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from dlwp.inference.predictor import Predicted
 
-_DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
+_DESCRIPTION = """Say what is in pictures: the likeliest classes of each; go on with a text or a table.
 
   dlwp-predict photo.jpg                        by the network that comes with dlwp (ImageNet's 1,000 classes)
   dlwp-predict holiday/ '*.png' format=csv      folders and patterns; format=table, json, csv; output=FILE
@@ -33,13 +33,19 @@ _DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
   dlwp-predict photos/ features=features.npz    what the last layer is given; .safetensors, or a folder for
                                                 TensorBoard's projector
   dlwp-predict photos/ precision=fp32           or bf16, fp16; else auto: bf16 where that is faster, which then is said
-  dlwp-predict checkpoint=RUN new.csv output=out.csv  rows of a table, by a run on such: with the predictions behind them
+  dlwp-predict checkpoint=RUN new.csv output=out.csv   rows of a table, with the predictions behind them; new.npy alike
+  dlwp-predict checkpoint=RUN prompt="ROMEO:"   a run of data=sequence: how a text goes on; length=500 tokens,
+                                                temperature=0.8, top_k=NUMBER, seed=0
+  dlwp-predict checkpoint=RUN table.csv         a run of data=timeseries: the rows after the table's end; plots=true
 """
 _OWN = {
-    "checkpoint": "", "format": "table", "output": "", "top_k": "5", "batch_size": "32", "plots": "false",
-    "features": "", "precision": "auto",
+    "checkpoint": "", "format": "table", "output": "", "top_k": "", "batch_size": "32", "plots": "false",
+    "features": "", "precision": "auto", "prompt": "", "length": "", "temperature": "", "seed": "",
 }  # fmt: skip
-_OTHERS = {"ArrayPredictor": "predict_arrays", "RowPredictor": "predict_rows"}
+_OTHERS = {
+    "ArrayPredictor": "predict_arrays", "RowPredictor": "predict_rows", "SeriesPredictor": "predict_series",
+    "TextPredictor": "predict_text",
+}  # fmt: skip
 """Class of a predictor of other things than pictures -> the module of this room whose `predict` shows what it finds."""
 _FURTHER = ("model", "device", "trust", "trainer.tta")
 
@@ -59,8 +65,12 @@ def _predict() -> int:
         if type(predictor).__name__ in _OTHERS:
             module = importlib.import_module(f"dlwp.commands.{_OTHERS[type(predictor).__name__]}")
             return module.predict(predictor, own, named)
+    for key in ("prompt", "length", "temperature", "seed"):
+        if own[key]:
+            raise ConfigError(f"{key}={own[key]} has no effect on pictures: it is for runs of data=sequence")
     if not named:
         raise ConfigError("no picture is given. dlwp-predict photo.jpg, a folder, a pattern, or - for standard input")
+    own["top_k"] = own["top_k"] or "5"
     top_k, batch_size = _number(own, "top_k"), _number(own, "batch_size")
     plots = {"false": None, "true": "predictions.png"}.get(own["plots"], own["plots"])
     from dlwp.inference import sources
@@ -104,12 +114,13 @@ def _read() -> tuple[dict[str, str], list[str], list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"dlwp {__version__}")
     parser.add_argument("words", nargs="*", metavar="PICTURE or key=value", help="pictures, keys as above, settings")
-    own, words, named = dict(_OWN), list[str](), list[str]()
+    own, words, named = {**_OWN, "typed": ""}, list[str](), list[str]()
     for word in parser.parse_intermixed_args().words:
         if "=" not in word or Path(word).exists():
             named.append(word)
         else:
             entry.take(word, own, words, _FURTHER)
+            own["typed"] += f" {word.partition('=')[0]}"
     if own["format"] not in ("table", "json", "csv"):
         raise ConfigError(f"format must be table, json or csv, got '{own['format']}'")
     if own["precision"] not in ("auto", "fp32", "bf16", "fp16"):

@@ -124,9 +124,13 @@ class Facts:
         if shape:
             text = f"data is {'x'.join(map(str, shape))}"
             answers["in_features"] = (math.prod(shape), text)
+            if len(shape) == 2:
+                answers["window"], answers["in_columns"] = (shape[0], text), (shape[1], text)
             if len(shape) == 3:
                 answers["in_channels"] = (shape[0], text)
                 answers["image_size"] = (shape[1], text)
+        if self.task == "sequence":
+            answers["max_length"] = (shape[0], f"windows of {shape[0]}")
         if self.num_classes:
             reason = f"data has {self.num_classes} classes"
             answers["num_classes"] = answers["out_features"] = (self.num_classes, reason)
@@ -148,8 +152,8 @@ class Splits:
 
     `notes` are short sentences for the summary: where the data was found, what was done to it. `warnings` are such as
     a person should look at. `samples`: a table in Markdown of some samples and what became of them. `guesses`: what was
-    found out of a file and can be written down by its `write()`, for a dry run. `sample`: the first one of train, as a batch
-    holds it, once facts were found.
+    found out of a file and can be written down by its `write()`, for a dry run. `sample`: the first one of train, as a
+    batch holds it, once facts were found.
     """
 
     train: Dataset[Any]

@@ -79,6 +79,8 @@ class ResidentLoader:
 
     def epoch(self, number: int = 0, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches (inputs, targets) of epoch `number` from batch `start` on; what is before costs nothing."""
+        if hasattr(self._held, "set_epoch"):
+            self._held.set_epoch(number)
         order = self.order.of(number)
         there = sent(order, self.device)
         for first in range(start, len(self), self._at_once):

@@ -126,7 +126,7 @@ def class_weights(splits: Splits) -> tuple[list[float], str]:
         ConfigError: the targets of train cannot be had without reading its samples, or are no classes.
     """
     found, num_classes = targets_of(as_arrays(splits.train)), splits.facts.num_classes
-    if found is None or num_classes is None:
+    if found is None or num_classes is None or found[0].dim() != 1:
         raise ConfigError("class weights 'auto' need class targets that can be read at once. Give them as a list")
     counts = torch.bincount(found[0].long(), minlength=num_classes).clamp_min(1)
     weights = len(found[0]) / (num_classes * counts.double())

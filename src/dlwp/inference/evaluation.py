@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from dlwp import checkpoint as checkpoints
 from dlwp import randomness, report, resuming
 from dlwp.build import Parts
+from dlwp.data import timeseries
 from dlwp.data.facts import path_of
 from dlwp.errors import ConfigError, MachineError
 from dlwp.inference import figures, scores
@@ -93,16 +94,21 @@ def measure(
     if split not in parts.loaders:
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
     facts = parts.data.facts
+    naive = (facts.encoding or {}).get("baseline", {}).get(split)  # of a series
     drawable = facts.task == "classification" or facts.target_names is not None
     folder, refused = _place(place, output) if plots and drawable else (None, "")
     count = parts.loaders[split].num_samples
     found: dict[str, Any] = {"checkpoint": name, "split": split, "step": step, "num_samples": count}
     found |= _measured(parts, trainer, split, all_classes=step is not None)
     found["num_samples"] = count = parts.loaders[split].num_samples  # of what is only iterated it is known by now
-    found["baseline"] = baselines(parts, split) if baseline else None
+    found["baseline"] = baselines(parts, split) if baseline else naive
     points = found.pop("points")
+    if naive is not None:
+        found["baseline_line"] = timeseries.baseline_line(facts.encoding or {}, split)
     if folder is not None and found["by_class"]:
         found["files"] = _draw(found, parts, folder)
+    elif folder is not None and naive is not None:
+        found["files"] = _draw_forecasts(parts, split, folder)
     elif folder is not None and points is not None:
         found["files"] = _draw_scatter(points, parts, split, folder)
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
@@ -126,9 +132,11 @@ def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) 
         collector = ClassCollector() if task == "classification" else ErrorCollector(parts.device, _MOST_WORST, *unit)
         trainer.step_function = watched = Watched(trainer.step_function, loader, collector)
     values = trainer.evaluate(loader, split) or {}
+    # neighbouring tokens depend on one another: an interval of independent trials would be too small
+    bounds = {} if task == "sequence" else scores.intervals(values, parts.metrics, loader.num_samples)
     found: dict[str, Any] = {
-        "values": values, "intervals": scores.intervals(values, parts.metrics, loader.num_samples), "macro_f1": None,
-        "by_class": [], "confusion": [], "calibration": None, "regression": None, "worst": [], "files": {}, "points": None,
+        "values": values, "intervals": bounds, "macro_f1": None, "by_class": [], "confusion": [], "calibration": None,
+        "regression": None, "worst": [], "files": {}, "points": None,
         "left_out": [
             {"sample": sample, "file": name, "reason": reason} for sample, (name, reason) in unread.samples.items()
         ],
@@ -223,6 +231,19 @@ def _draw_scatter(points: tuple[Tensor, Tensor], parts: Parts, split: str, place
     path = place / f"eval-{split}-scatter.png"
     files.write_atomic(path, png(figures.draw_scatter(*points, parts.data.facts.target_names or ["target"], split)))
     return {"scatter": str(path)}
+
+
+def _draw_forecasts(parts: Parts, split: str, place: Path) -> dict[str, str]:
+    """Write the picture of forecasts and return its path by kind."""
+    from dlwp.inference import forecasts
+    from dlwp.observers.plots import png
+
+    drawn = forecasts.draw_evaluation(
+        parts.model, parts.loaders[split], getattr(parts.data, split), parts.data.facts, split
+    )
+    path = place / f"eval-{split}-forecast.png"
+    files.write_atomic(path, png(drawn))
+    return {"forecast": str(path)}
 
 
 def _pictures(dataset: Dataset[Any], samples: Sequence[int]) -> list[Tensor]:

@@ -104,6 +104,8 @@ def export(
     facts = network.facts
     if not facts.input_shape:
         raise ConfigError(f"{network.name} does not say what shape its inputs have: train it on data of one shape")
+    if preprocessing and facts.task == "sequence":
+        raise ConfigError("preprocessing=true has no effect on a network that takes tokens. Leave it out")
     devices.limit_threads()
     path = network.stem.with_name(network.stem.name + SUFFIXES[format])
     path = path if output is None else Path(output).expanduser()
@@ -207,13 +209,12 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
         form = dataclasses.asdict(Form(facts.input_shape[1], facts.input_shape[2], **(facts.form or {})))
     table = {}
     if (facts.encoding or {}).get("kind") == "table":  # of other kinds no more is needed than what stands below
-        table = {"inputs": facts.inputs, "encoding": facts.encoding, "target_mean": facts.target_mean,
-                 "target_std": facts.target_std}  # fmt: skip
+        table = {"inputs": facts.inputs, "target_mean": facts.target_mean, "target_std": facts.target_std}
     return table | {
         "dlwp": __version__,
         "name": "/".join(Path(network.name).parts[-3:]),  # of a path no more: the file may go to strangers
         "task": facts.task,
-        "input": "uint8" if preprocessing and _takes_pictures(facts) else "float32",
+        "input": _kind(facts, preprocessing),
         "output": output_name,
         "preprocessing": preprocessing,
         "input_shape": list(facts.input_shape),
@@ -221,6 +222,7 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
         "mean": facts.mean,
         "std": facts.std,
         "form": form,
+        "encoding": facts.encoding,
         **({"columns": _columns(network)} if hasattr(network.model, "python") else {}),
     }
 
@@ -229,6 +231,13 @@ def _columns(network: Network) -> dict[str, int]:
     """Return the columns that a formula looks at, and where they stand in its inputs."""
     model: Any = network.model
     return {name: model.columns.index(name) for name in model.used}
+
+
+def _kind(facts: Facts, preprocessing: bool) -> str:
+    """Return the kind of number that goes in."""
+    if facts.task == "sequence":
+        return "int64"
+    return "uint8" if preprocessing and _takes_pictures(facts) else "float32"
 
 
 def _takes_pictures(facts: Facts) -> bool:
@@ -247,7 +256,7 @@ def _bytes(
     preprocessing = metadata["preprocessing"]
     constants = formats.constants(network.facts) if preprocessing else None
     whole = formats.Whole(network.model, constants, metadata["output"] == "probabilities").eval()
-    example = batches[1] if preprocessing else batches[1].float()
+    example = batches[1] if preprocessing or metadata["input"] == "int64" else batches[1].float()
     writer = formats.onnx if format == "onnx" else formats.torch_export
     return writer(whole, example, metadata["output"], metadata)
 
@@ -307,6 +316,8 @@ def _drawn(facts: Facts, generator: Any) -> Tensor:
     import torch
 
     count = sum(SIZES)
+    if facts.task == "sequence":
+        return torch.randint(facts.num_classes or 1, (count, *facts.input_shape), generator=generator)
     if not _takes_pictures(facts):
         numbers = torch.randn(count, *facts.input_shape, generator=generator)
         shape = (-1,) + (1,) * (len(facts.input_shape) - 1)
@@ -376,15 +387,17 @@ def _told(
 
 def _way_in(metadata: dict[str, Any]) -> str:
     pictures = metadata["form"] is not None
+    if metadata["input"] == "int64":
+        return "tokens, numbers of the classes that the metadata name"
     if metadata["preprocessing"]:
         steps = ["scaled to [0, 1]"] * pictures + ["normalised"] * (metadata["mean"] is not None)
         inside = f", {' and '.join(steps)} inside" if steps else ""
         return f"{'pictures' if pictures else 'numbers'} as they are{inside}"
     scaled = "pictures in [0, 1]" if pictures else "numbers"
-    if "encoding" in metadata:
+    if "inputs" in metadata:
         return "rows as the encoding in the metadata makes them of columns"
     if metadata["mean"] is None:
-        return scaled
+        return scaled + (", standardised as encoding.scale in the metadata says" if metadata["encoding"] else "")
     rounded = [[float(f"{one:.4g}") for one in metadata[name][:3]] for name in ("mean", "std")]
     more = ["…" if len(metadata["mean"]) > 3 else ""] * 2
     mean, std = (f"[{', '.join(map(str, some))}{end}]" for some, end in zip(rounded, more))
@@ -429,5 +442,5 @@ def _snippet(network: Network, path: Path, format: str, metadata: dict[str, Any]
         "import torch",
         "from dlwp.inference.networks import of_file",
         f"network = of_file({place}{trusted})  # .model, .facts",
-        f"{output} = network.model(torch.zeros({shape}))",
+        f"{output} = network.model(torch.zeros({shape}{', dtype=torch.int64' if kind == 'int64' else ''}))",
     ]

@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
 
 def prepared(batch: numpy.ndarray, metadata: Mapping[str, Any]) -> numpy.ndarray:
     """Return a batch as the file's metadata says that it takes one: as it is, or scaled and normalised."""
-    if metadata["preprocessing"]:
+    if metadata["preprocessing"] or metadata["input"] == "int64":
         return batch
     values = batch.astype(numpy.float64) / (255 if batch.dtype == numpy.uint8 else 1)
     if metadata["mean"] is not None:

@@ -6,6 +6,7 @@ Knows nothing of data or training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -61,7 +62,10 @@ class ResNetTabular(nn.Module):
         as torch has them, as in the authors' code (rtdl). Waves: see `Columns`.
     """
 
-    adam_rate = 0.001  # a batch of 128; with 0.003 a table of a few thousand rows was learned clearly worse
+    base_rates: ClassVar[dict[str, float]] = {
+        "AdamW": 0.001,
+        "Adam": 0.001,
+    }  # a batch of 128; with 0.003 a table of a few thousand rows was learned clearly worse
 
     def __init__(
         self,

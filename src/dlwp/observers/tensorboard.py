@@ -38,6 +38,7 @@ class TensorBoard:
         classes: their names, for the confusion matrix.
         mean, std: per channel, to undo the normalisation; else each picture is stretched to its own range.
         samples: a table in Markdown of some samples, for data that is no pictures.
+        texts: shows inputs that are text: `windows(inputs)` and `sample(model)` give Markdown; None: they are none.
     """
 
     watcher = True
@@ -52,9 +53,11 @@ class TensorBoard:
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         samples: str = "",
+        texts: Any = None,
     ) -> None:
         self._run = run
         self._samples = samples
+        self._texts = texts
         self._images = images
         self._hparams = hparams
         self._classes = classes
@@ -86,6 +89,8 @@ class TensorBoard:
     def on_evaluation(self, event: Evaluated) -> None:
         """Write the evaluation's curves."""
         self._write(event.split, event.values, event.step)
+        if self._texts is not None and event.split == "val":
+            self._file("").add_text("what it writes", self._texts.sample(event.trainer.model), event.step)
         if event.confusion is not None and (event.is_best or event.split == "test"):
             self._confusions[event.split] = event.step, event.confusion.detach().cpu().numpy()
         if event.is_best or event.split == "test":
@@ -120,7 +125,10 @@ class TensorBoard:
 
     def _draw_pictures(self, event: Logged) -> None:
         count, self._images = self._images, 0
-        pictures = [one for one in tensors(event.trainer.last_batch) if one.ndim == 4]
+        batch = event.trainer.last_batch
+        if count and batch is not None and self._texts is not None:
+            self._file("").add_text("training windows", self._texts.windows(batch[0][:count]), event.step)
+        pictures = [one for one in tensors(batch) if one.ndim == 4]
         if not count or not pictures:
             return
         grid = picture_grid(pictures[0][:count], self._mean, self._std)
@@ -203,6 +211,12 @@ class EventFile:
         Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(png, "PNG")
         picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue())
         self.add(step, summary=Summary(value=[Summary.Value(tag=tag, image=picture)]))
+
+    def add_text(self, tag: str, markdown: str, step: int) -> None:
+        """Append a text in Markdown."""
+        from torch.utils.tensorboard.summary import text
+
+        self.add(step, summary=text(tag, markdown))
 
 
 def _await_later_name(folder: Path) -> None:
