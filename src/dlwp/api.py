@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlwp import resuming
+from dlwp import resuming, telling
 from dlwp.config import check
 from dlwp.errors import ConfigError, DlwpError, RunError
 from dlwp.runs import environment, files
@@ -116,7 +116,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     config_text = config.yaml(parts.decided(stored_only=True))
     if checkpoint is None:
         _describe(run, config, parts, config_text)
-    _say_summary(run, config, parts, console, others)
+    telling.summary(run, config, parts, console, others)
     point_latest(run.path)
     from dlwp import features
     from dlwp.audience import hearers
@@ -143,7 +143,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         if not exit.startswith("stopped:") and not _test(run, parts, trainer, console):
             exit = signals.exit or exit
     run.update_summary(exit=exit)  # last: who reads "done" finds all of it
-    _say_end(run, trainer, console, config, exit)
+    telling.end(run, trainer, console, config, exit)
     return Run(run.path, run.read_summary())
 
 
@@ -170,15 +170,10 @@ def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | 
     given = run_dir or config.values.get("run_dir")
     if given:
         return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
-    path = default_path(Path("outputs"), _name_of(config, "data"), _name_of(config, "model"), datetime.now())
+    path = default_path(
+        Path("outputs"), telling.name_of(config, "data"), telling.name_of(config, "model"), datetime.now()
+    )
     return RunFolder.create(path), None
-
-
-def _name_of(config: Config, group: str) -> str:
-    """Return the group's chosen option, else the name of the class."""
-    target = str((config.values.get(group) or {}).get("_target_", group))
-    is_typed = any(check.split(word)[1] == f"{group}._target_" for word in config.typed)
-    return (not is_typed and config.choices.get(group)) or target.rpartition(".")[2]
 
 
 def _say_finished(run: RunFolder, config: Config, console: Console) -> Run:
@@ -215,22 +210,6 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
     files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
 
 
-def _say_summary(run: RunFolder, config: Config, parts: Parts, console: Console, others: environment.OtherWork) -> None:
-    from dlwp import report
-    from dlwp.rehearsal import rehearse
-
-    rehearsal = rehearse(parts)
-    values = config.values
-    lines = {
-        "run": [str(run.path)],
-        "machine": [report.machine_line(parts), *report.crowding_lines(parts, others.busy())],
-        "data": report.data_lines(parts, _name_of(config, "data"), values["data"]),
-        "model": report.model_lines(parts, _name_of(config, "model"), values["model"], rehearsal),
-        "train": report.train_lines(parts, values, config.choices),
-    }
-    console.say_table(lines)
-
-
 def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> bool:
     """Evaluate the test split once, with the best validation step's weights; return False if that was broken off."""
     if "test" not in parts.loaders:
@@ -259,22 +238,6 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
         bounds: Any = {} if parts.data.facts.task == "sequence" else None
         console.say(f"test     {report.result_line('test', values, count, step, wanted, trainer.monitor, bounds)}")
     return values is not None
-
-
-def _say_end(run: RunFolder, trainer: Trainer, console: Console, config: Config, exit: str) -> None:
-    from dlwp import report, timing
-
-    progress = trainer.state.progress
-    if hasattr(trainer.model, "python"):
-        console.say_table({"next": report.formula_lines(run.path)})
-        console.repeat_warnings()
-        return
-    further = resuming.longer(config.values["trainer"], exit, progress.step, max(progress.epoch, 1))
-    console.say_table({
-        "time": timing.lines(trainer),
-        "next": report.next_lines(run.path, resuming.command(run.path, config.trusted, further)),
-    })  # fmt: skip
-    console.repeat_warnings()
 
 
 @contextlib.contextmanager
@@ -382,7 +345,7 @@ def _dry_run(config: Config) -> Run:
     console, others = Console(None, progress=config.values["trainer"]["progress"]), environment.OtherWork()
     parts = _build(config)
     nowhere = RunFolder(Path(config.values.get("run_dir") or "(none: dry run)"))
-    _say_summary(nowhere, config, parts, console, others)
+    telling.summary(nowhere, config, parts, console, others)
     for warning in (*config.warnings, *parts.warnings):
         console.warn(warning)
     console.say_table({"forecast": forecast_lines(parts)})

@@ -170,18 +170,12 @@ class Trainer:
         return self._end(self._stop.exit if self._stop else "done", None)
 
     def follow(self, train: Loader, val: Loader | None, solver: Callable[[Callable[[float], None]], None]) -> Outcome:
-        """Let a solver take the steps in place of the optimizer, each over all of `train` at once.
-
-        Args:
-            train, val: as `fit` takes them. solver: is given a function to tell of a step, by the loss before it; does
-                nothing where the run has been solved before.
-        """
+        """Let a solver take the steps, each over all of `train`; it is given what tells of one, by the loss before it."""
         progress = self._begin(train, val)
 
         def tell(loss: float) -> None:
             progress.step, progress.epoch = progress.step + 1, progress.epoch + 1
-            progress.samples += train.num_samples
-            progress.elapsed_s = self.elapsed_s
+            progress.samples, progress.elapsed_s = progress.samples + train.num_samples, self.elapsed_s
             self.emit(events.StepEnded(self, progress.step, progress.epoch, torch.tensor(loss), train.num_samples))
             self.emit(events.Logged(self, progress.step, progress.epoch, {"loss": loss}))
             self.spend("solver")
@@ -189,12 +183,11 @@ class Trainer:
                 raise StopIteration
 
         try:
-            solver(tell)
-            if val is not None:
-                self._validate()
-            self.emit(events.Settled(self, progress.step, progress.epoch, True))
-        except StopIteration:
-            pass
+            with contextlib.suppress(StopIteration):
+                solver(tell)
+                if val is not None:
+                    self._validate()
+                self.emit(events.Settled(self, progress.step, progress.epoch, True))
         except BaseException as error:  # any error: observers are told that the run failed, then it goes on its way
             self._end("failed", error)
             raise
