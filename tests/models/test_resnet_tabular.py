@@ -63,5 +63,5 @@ def test_categories_bear_on_the_outputs_and_are_trained(make: type) -> None:
 
 
 def test_more_categories_than_inputs_are_refused() -> None:
-    with pytest.raises(ConfigError, match="model.cardinalities has 3 columns, an input only 2"):
+    with pytest.raises(ConfigError, match=r"model.cardinalities has 3 columns, an input only 2"):
         ResNetTabular(2, 1, [2, 2, 2])

@@ -31,7 +31,7 @@ _DESCRIPTION = """Say what is in pictures: the likeliest classes of each.
   dlwp-predict photos/ plots=true               a sheet of the pictures with what was found: predictions.png
   dlwp-predict photos/ features=features.npz    what the last layer is given; .safetensors, or a folder for
                                                 TensorBoard's projector
-  dlwp-predict checkpoint=RUN new.csv output=out.csv  rows of a table, by a run on such: with the predictions behind them
+  dlwp-predict checkpoint=RUN new.csv output=out.csv  rows of a table, by a run on such, with what is predicted
 """
 _OWN = {
     "checkpoint": "", "format": "table", "output": "", "top_k": "5", "batch_size": "32", "plots": "false",

@@ -105,7 +105,8 @@ def _measured(parts: Parts, trainer: Trainer, split: str) -> dict[str, Any]:
     values = trainer.evaluate(loader, split) or {}
     found: dict[str, Any] = {
         "values": values, "intervals": scores.intervals(values, parts.metrics, loader.num_samples), "macro_f1": None,
-        "by_class": [], "confusion": [], "calibration": None, "regression": None, "worst": [], "files": {}, "points": None,
+        "by_class": [], "confusion": [], "calibration": None, "regression": None, "worst": [], "files": {},
+        "points": None,
         "left_out": [
             {"sample": sample, "file": name, "reason": reason} for sample, (name, reason) in unread.samples.items()
         ],
