@@ -86,7 +86,7 @@ def evaluate(
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
     found["line"] = report.result_line(split, found["values"], count, step, run.best_step, trainer.monitor, bounds)
     nothing = "none: there are no classes to draw" if output is not None else ""
-    found["note"] = refused if drawable else nothing
+    found["note"] = refused if found["by_class"] or points is not None else nothing
     return found
 
 
