@@ -1,4 +1,4 @@
-"""Rows are predicted raw, by the code that a run keeps, in whatever order their columns come; baselines stand beside."""
+"""Rows are predicted raw, by the code that a run keeps, in any order of columns; baselines stand beside."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_columns_may_come_in_any_order_and_the_target_be_absent(numbers: dlwp.Ru
     Path("a.csv").write_text("x;colour\n0.5;red\n-1;blue\n")
     Path("b.csv").write_text("other,colour,y,x\n1,red,7,0.5\n2,blue,7,-1\n")
     predictor = dlwp.load(numbers.folder)
-    with pytest.raises(DataError, match="a.csv has no column 'x'"):
+    with pytest.raises(DataError, match=r"a.csv has no column 'x'"):
         predictor("a.csv")  # the delimiter is that of training
     Path("a.csv").write_text("x,colour\n0.5,red\n-1,blue\n")
     assert predictor("a.csv") == predictor("b.csv")

@@ -37,17 +37,14 @@ def test_the_perceptron_without_categories_is_what_it_was() -> None:
     torch.manual_seed(0)
     model = MLP(in_features=6, out_features=2, hidden=[4])
     torch.manual_seed(0)
-    first, head = nn.Linear(6, 4), nn.Linear(4, 2)
+    first = nn.Linear(6, 4)
     nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
-    nn.init.zeros_(first.bias)
-    first_weight = first.weight.clone()
+    head = nn.Linear(4, 2)
+    nn.init.xavier_uniform_(head.weight)
     assert [name for name, _ in model.named_parameters()] == [
-        "layers.0.weight",
-        "layers.0.bias",
-        "head.weight",
-        "head.bias",
+        f"{of}.{name}" for of in ("layers.0", "head") for name in ("weight", "bias")
     ]
-    assert model.layers[0].weight.shape == first_weight.shape and head.weight.shape == model.head.weight.shape
+    assert torch.equal(model.layers[0].weight, first.weight) and torch.equal(model.head.weight, head.weight)
     inputs = torch.randn(3, 1, 2, 3)
     assert torch.equal(model(inputs), model.head(model.layers(inputs.flatten(1))))
 
@@ -63,5 +60,5 @@ def test_categories_bear_on_the_outputs_and_are_trained(make: type) -> None:
 
 
 def test_more_categories_than_inputs_are_refused() -> None:
-    with pytest.raises(ConfigError, match="model.cardinalities has 3 columns, an input only 2"):
+    with pytest.raises(ConfigError, match=r"model.cardinalities has 3 columns, an input only 2"):
         ResNetTabular(2, 1, [2, 2, 2])

@@ -111,10 +111,9 @@ def guess(column: Texts, missing: Collection[str], decimal: str = ".") -> tuple[
         return "ignore", "empty"
     if len(column.values) == 1:
         return "ignore", f"always '{present[0]}'"
-    values, wrong = numbers(column, missing, decimal)
-    if not wrong:
+    if not numbers(column, missing, decimal)[1]:
         return "number", ""
-    if wrong and not dates(column, missing)[1]:
+    if not dates(column, missing)[1]:
         return "date", ""
     counts = numpy.bincount(column.codes, minlength=len(column.values))
     rows = int(sum(counts[at] for at, text in enumerate(column.values) if text not in missing))

@@ -40,8 +40,8 @@ def fit(
         column = table[name].rows(rows)
         if kind == "category":
             present = numpy.unique(column.codes)
-            values = {column.values[at] for at in present.tolist()} - set(code["missing"])
-            code["categories"].append({"column": name, "values": ordered(values)})
+            found = {column.values[at] for at in present.tolist()} - set(code["missing"])
+            code["categories"].append({"column": name, "values": ordered(found)})
             continue
         lacks = False
         for part, values in _numbers(name, column, kind, code, of).items():
@@ -161,7 +161,9 @@ def _numbers(
     name: str, column: Texts, kind: str, reading: Mapping[str, Any], of: str = ""
 ) -> dict[str | None, numpy.ndarray]:
     values = parsed(name, column, kind, reading, of)
-    return {None: values} if kind == "number" else {**meanings.date_parts(values)}
+    if kind == "number":
+        return {None: values}
+    return dict(meanings.date_parts(values).items())
 
 
 def described(code: Mapping[str, Any]) -> str:

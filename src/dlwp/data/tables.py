@@ -6,14 +6,13 @@ Knows nothing of how a file is cut into columns, what a text means, or what lear
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
-from dlwp.data import delimited, rowcode, rowsplits
 from dlwp.data import columns as meanings
+from dlwp.data import delimited, rowcode, rowsplits
 from dlwp.data.datasets import ArrayDataset, Facts, Splits
 from dlwp.data.schema import Schema, read_schema
 from dlwp.errors import ConfigError, DataError
@@ -34,16 +33,15 @@ def table(
 ) -> Splits:  # fmt: skip
     """Read a table with named columns: delimited text, or Parquet by its ending.
 
-    Inputs are float32 (N, D + C), see `rowcode.fit`. Targets are class indices (N,), or numbers (N, T), standardised by
-    those of train.
+    Inputs (N, D + C): see `rowcode.fit`. Targets: class indices (N,), or numbers (N, T), standardised as train's.
 
     Args:
-        path: the file. target: the column to be learned, or a list of columns of numbers.
-        task: classification, regression or auto. classes: their order, a list; None: by number, else by letters.
+        path: the file. target: the column to be learned, or a list of columns of numbers. task: or auto.
+        classes: their order, a list; None: by number, else by letters.
         types: column -> number, category, date or ignore, where that is not to be guessed.
         columns: those that are inputs, all others are not; None: all. exclude: those that are not.
-        missing: texts that stand for a missing value. delimiter, header, encoding, decimal: of the file.
-        schema: a file with these, as a dry run writes it.
+        missing: texts that stand for a missing value. delimiter, header, encoding, decimal: of the file. schema: a file
+            with these, as a dry run writes it.
         split: random, stratified, group (a group is whole in one split), time (the latest rows are val and test).
         group, time: columns of these. val_fraction, test_fraction: shares of the rows.
         val_path, test_path: files with the rows of these splits.
@@ -58,10 +56,7 @@ def table(
         encoding=encoding, decimal=decimal,
     )  # fmt: skip
     asked = asked if schema is None else asked.completed(read_schema(schema))
-    standardize = True if standardize == "auto" else _switch("data.standardize", standardize)
-    dtype = "float32" if dtype == "auto" else dtype
-    if dtype not in ("float32", "float64"):
-        raise ConfigError(f"data.dtype must be float32, float64 or auto, got {dtype!r}")
+    standardize, dtype = _checked(standardize, dtype)
     whole = delimited.read(path, asked.form())
     found = _Table(path, whole, asked, standardize)
     found.choose(_listed(columns, "data.columns"), _listed(exclude, "data.exclude"), group, time)
@@ -83,12 +78,10 @@ def table(
         sets[name] = found.dataset(other, rows, others[name], name, dtype)
     found.warn_of_twins(sets, tuple(files))
     notes = [*found.notes(), *([how] if how else [])]
-    shown = parts["train"][:_ROWS_SHOWN]
-    samples = rowcode.sample_table(whole.columns, found.code, sets["train"].inputs.numpy(), shown.tolist())
-    return Splits(
-        sets["train"], sets.get("val"), sets.get("test"), found.facts(), notes, found.warnings, samples=samples,
-        guesses=found.schema(),
-    )  # fmt: skip
+    shown = parts["train"][:_ROWS_SHOWN].tolist()
+    samples = rowcode.sample_table(whole.columns, found.code, sets["train"].inputs.numpy(), shown)
+    told = sets["train"], sets.get("val"), sets.get("test"), found.facts(), notes, found.warnings
+    return Splits(*told, samples=samples, guesses=found.schema())
 
 
 csv = parquet = table  # a config has the name of its function
@@ -114,7 +107,7 @@ class _Table:
             decimal = meanings.guess_decimal(whole.columns, missing, whole.form.get("delimiter"))
         elif decimal not in (".", ","):
             raise ConfigError(f"data.decimal must be '.' or ',', got {decimal!r}")
-        self.reading = {"missing": missing, "decimal": decimal}
+        self.reading: dict[str, Any] = {"missing": missing, "decimal": decimal}
         self.left_out = dict[str, str]()
         self.warnings: list[str] = []
         self.task, self.why = "", ""
@@ -352,14 +345,14 @@ class _Table:
     def schema(self) -> Schema:
         """Return all guesses, as a dry run writes them."""
         types = {name: self.inputs.get(name, "ignore") for name in self.whole.columns if name not in self.targets}
-        kinds = {name: "category" if self.classes is not None else "number" for name in self.targets}
+        kinds = dict.fromkeys(self.targets, "category" if self.classes is not None else "number")
         return Schema(
             target=self.targets, types={**types, **kinds}, **self.whole.form, **self.reading, path=self.path,
             reasons=self.left_out,
         )  # fmt: skip
 
 
-def _fingerprints(data: ArrayDataset) -> list[bytes]:
+def _fingerprints(data: ArrayDataset) -> list[Any]:
     targets = data.targets.reshape(len(data), -1).numpy()
     whole = numpy.ascontiguousarray(
         numpy.concatenate([data.inputs.numpy(), targets.astype(data.inputs.numpy().dtype)], 1)
@@ -382,7 +375,10 @@ def _listed(value: Any, key: str) -> list[str]:
     return [str(one) for one in value] if isinstance(value, list | tuple) else [str(value)]
 
 
-def _switch(key: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{key} must be true, false or auto, got {value!r}")
-    return value
+def _checked(standardize: Any, dtype: str) -> tuple[bool, str]:
+    """Return both keys without auto."""
+    if standardize not in (True, False, "auto"):
+        raise ConfigError(f"data.standardize must be true, false or auto, got {standardize!r}")
+    if dtype not in ("auto", "float32", "float64"):
+        raise ConfigError(f"data.dtype must be float32, float64 or auto, got {dtype!r}")
+    return standardize is not False, "float32" if dtype == "auto" else dtype

@@ -83,6 +83,5 @@ def _errors(found: Any, truth: Any) -> dict[str, float]:
     gaps = found - truth
     spread = ((truth - truth.mean(0)) ** 2).sum(0)
     unexplained = numpy.divide((gaps**2).sum(0), spread, out=numpy.zeros_like(spread), where=spread > 0)
-    return {
-        "rmse": float((gaps**2).mean() ** 0.5), "mae": float(numpy.abs(gaps).mean()), "r2": float(1 - unexplained.mean())
-    }  # fmt: skip
+    rmse, mae = float((gaps**2).mean() ** 0.5), float(numpy.abs(gaps).mean())
+    return {"rmse": rmse, "mae": mae, "r2": float(1 - unexplained.mean())}

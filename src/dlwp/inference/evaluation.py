@@ -114,7 +114,7 @@ def measure(
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
     found["line"] = report.values_line(found["values"], count, bounds)
     nothing = "none: there are no classes to draw" if output is not None else ""
-    found["note"] = refused if drawable else nothing
+    found["note"] = refused if found["by_class"] or points is not None else nothing
     return found
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from dlwp.errors import ConfigError
 
+_WAVE_WIDTH = 16
+"""Numbers that the waves of one number are mixed into."""
+
 
 def embedding_width(cardinality: int) -> int:
     """Return how many numbers stand for one of so many categories, min(50, ⌈1.6 n^0.56⌉).
@@ -55,10 +58,7 @@ class Columns(nn.Module):
         if self.num_numbers < 0:
             raise ConfigError(f"model.cardinalities has {len(cardinalities)} columns, an input only {in_features}")
         widths = [embedding_width(count) for count in cardinalities]
-        self.embeddings = nn.ModuleList(nn.Embedding(*sizes) for sizes in zip(cardinalities, widths))
-        for embedding in self.embeddings:
-            nn.init.normal_(embedding.weight, std=embedding.embedding_dim**-0.5)
-            nn.init.zeros_(embedding.weight[0])  # unknown or missing: what train has none of stays without a say
+        self.embeddings = nn.ModuleList(_embedding(*sizes) for sizes in zip(cardinalities, widths))
         width = _WAVE_WIDTH if waves and self.num_numbers else 1
         if width > 1:
             self.frequencies = nn.Parameter(scale * torch.randn(self.num_numbers, waves))
@@ -75,4 +75,10 @@ class Columns(nn.Module):
         return torch.cat([numbers, *(each(codes[:, at]) for at, each in enumerate(self.embeddings))], 1)
 
 
-_WAVE_WIDTH = 16
+def _embedding(cardinality: int, width: int) -> nn.Embedding:
+    """Return vectors of length about 1; that of 0, unknown or missing, is 0: what train has none of has no say."""
+    embedding = nn.Embedding(cardinality, width)
+    nn.init.normal_(embedding.weight, std=width**-0.5)
+    with torch.no_grad():
+        embedding.weight[0] = 0
+    return embedding

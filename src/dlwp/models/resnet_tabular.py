@@ -75,7 +75,7 @@ class ResNetTabular(nn.Module):
         width: int = 192,
         depth: int = 2,
         hidden_factor: float = 2.0,
-        dropout: float = 0.25,
+        dropout: float = 0.2,
         residual_dropout: float = 0.0,
         waves: int = 32,
         wave_scale: float = 0.3,

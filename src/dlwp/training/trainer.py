@@ -170,7 +170,7 @@ class Trainer:
         return self._end(self._stop.exit if self._stop else "done", None)
 
     def follow(self, train: Loader, val: Loader | None, solver: Callable[[Callable[[float], None]], None]) -> Outcome:
-        """Let a solver take the steps, each over all of `train`; it is given what tells of one, by the loss before it."""
+        """Let a solver take the steps, each over all of `train`; it is given what tells of one, by its loss."""
         progress = self._begin(train, val)
 
         def tell(loss: float) -> None:
