@@ -41,6 +41,7 @@ class Probabilities(torch.utils.data.TensorDataset):
         generator = torch.Generator().manual_seed(0)
         super().__init__(torch.rand(64, 5, generator=generator), torch.rand(64, 3, generator=generator).softmax(1))
 """
+TABLE = ["data=csv", "data.path=numbers.csv", "data.target=y"]
 NUMBERS = ["data=dataset", "data._target_=probabilities.Probabilities", "metrics=regression", "criterion=mse"]
 
 
@@ -48,6 +49,8 @@ NUMBERS = ["data=dataset", "data._target_=probabilities.Probabilities", "metrics
 def own_dataset(own_place: Path) -> None:
     """Put a plain Dataset of numbers into the working directory, as a user does."""
     (own_place / "probabilities.py").write_text(PROBABILITIES, encoding="utf-8")
+    rows = [f"{at * 0.7},{at * 1.4 + 0.1 * (at % 3)}" for at in range(32)]
+    (own_place / "numbers.csv").write_text("\n".join(["x,y", *rows]) + "\n", encoding="utf-8")
     (own_place / "poem.txt").write_text("so much depends upon a wheel\n" * 40, encoding="utf-8")
     rows = [f"2024-01-{1 + row // 24:02}T{row % 24:02}:00,{row % 24}" for row in range(480)]
     (own_place / "hours.csv").write_text("\n".join(["when,load", *rows]), encoding="utf-8")
@@ -59,6 +62,8 @@ def needed_words(path: Path) -> list[str]:
         return ["data.path=packed"]
     if path.stem in ("csv", "parquet"):
         return [f"data.path=table.{path.stem}", "data.target=y"]
+    if path.stem == "expression":
+        return ["model.formula=a*x+b", *TABLE]
     if path.stem == "arrays":
         return ["data.path=arrays.npz"]
     if path.stem == "concat":
@@ -185,7 +190,7 @@ def first_step(*words: str) -> dlwp.Run:
 def test_every_model_takes_a_step(path: Path) -> None:
     if path.stem == "timm":
         pytest.importorskip("timm", exc_type=Exception)
-    data = [] if path.stem == "transformer" else SYNTHETIC
+    data = [] if path.stem in ("transformer", "expression") else SYNTHETIC
     data = [*SYNTHETIC, "data.shape=[12,3]"] if path.stem in ("tcn", "lstm") else data  # rows of columns
     first_step(f"model={path.stem}", *data, *needed_words(path), *SMALL)
 
@@ -201,6 +206,7 @@ def test_every_choice_of_a_group_takes_a_step(group: str) -> None:
     for path in sorted((CONFIGS / group).glob("*.yaml")):
         data = NUMBERS if path.stem == "regression" else [*SYNTHETIC, f"{group}={path.stem}"]
         data = needed_words(path) if path.stem == "sequence" else data
+        data = ["trainer=least_squares", "model.hidden=[2]", *TABLE] if path.stem == "least_squares" else data
         first_step(f"model={'transformer' if path.stem == 'sequence' else 'mlp'}", *data, *SMALL)
 
 
@@ -227,7 +233,7 @@ def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
         datasets.Dataset.from_dict({"x": [[1.0, 2.0], [3.0, 4.0]] * 20, "label": [0, 1] * 20}).save_to_disk("saved")
     words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)
     try:
-        model = "transformer" if path.stem == "sequence" else "linear"
+        model = {"sequence": "transformer", "none": "objective"}.get(path.stem, "linear")
         first_step(f"model={model}", f"data={path.stem}", *words, *SMALL)
     except DataError as missing:
         if "data.download=false" not in words:

@@ -45,7 +45,7 @@ _PLAIN = (
 _FUNCTIONS = {
     "dlwp.data.images": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"),
     "dlwp.data.imagefolder": ("imagefolder",),
-    "dlwp.data.nothing": ("nothing",),
+    "dlwp.data.none": ("none",),
     "dlwp.data.packed": ("packed",),
     "dlwp.criteria": ("of_task",),
     "dlwp.data.arrays": ("arrays",),

@@ -151,6 +151,11 @@ class SchedulerKeys:
 OPEN = ("model.parameters", "model.derivatives", "data.types", "data.parts")
 """Sections whose keys are a person's own names."""
 
+STANDS_FOR = {
+    "trainer=least_squares": ("optimizer=least_squares", "scheduler=constant", "criterion=mse", "metrics=regression"),
+}
+"""Word -> words that it stands for as well, where their keys are not typed: no file can choose against a model's."""
+
 FORMULAS = r"model\.(formula|derivatives\.\w+|parameters\.\w+\.equals)"
 """Keys that hold formulas, as a pattern: what is typed there is a text, whatever signs it has."""
 

@@ -124,15 +124,19 @@ def split(text: str) -> tuple[str, str, str | None]:
     return sign, key, written if equal else None
 
 
-def spelt_out(text: str) -> list[str]:
-    """Return the words that a word stands for: `objective=FORMULA` is a model of that name with this formula."""
-    sign, key, written = split(text)
-    if (sign, key) != ("", "objective") or not written:
-        return [text]
-    return ["model=objective", f"model.formula={written}"]
+def spelt_out(words: Sequence[str]) -> list[str]:
+    """Return words with all that they stand for: `objective=FORMULA` is a model of that name with this formula."""
+    found: list[str] = []
+    for text in words:
+        sign, key, written = split(text)
+        is_objective = (sign, key) == ("", "objective") and written
+        found += ["model=objective", f"model.formula={written}"] if is_objective else [text]
+    for text, further in settings.STANDS_FOR.items():
+        found = with_defaults(found, further) if text in found else found
+    return [_as_text(word) for word in found]
 
 
-def as_text(text: str) -> str:
+def _as_text(text: str) -> str:
     """Return a word with its value quoted where that is a formula: its signs are not for Hydra."""
     sign, key, written = split(text)
     if not re.fullmatch(settings.FORMULAS, key) or not written or written == "null" or written[0] in "'\"[{":

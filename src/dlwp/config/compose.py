@@ -153,7 +153,7 @@ def locate(words: Sequence[str], *, config_dir: Path | None = None, config_name:
     Raises:
         ConfigError: no such folder, config or run; or a group is chosen in a replay.
     """
-    rest, resume, notes = _take_resume([check.as_text(word) for one in words for word in check.spelt_out(one)])
+    rest, resume, notes = _take_resume(check.spelt_out(words))
     if resume is not None and (config_dir is not None or config_name != "train"):
         notes.append("--config-dir and --config-name have no effect with resume=: the run's own config counts")
     catalog = Catalog(resume or config_dir)

@@ -64,6 +64,8 @@ def fit(trainer: Trainer, data: Splits, loaders: dict[str, Any], folder: Path, s
 
 
 def _posed(trainer: Trainer, data: Splits, loader: Any, how: LeastSquares) -> Problem:
+    if data.facts.task != "regression":
+        raise ConfigError(f"least squares fits numbers, the data's task is {data.facts.task}. trainer=default")
     if not isinstance(data.train, ArrayDataset) or loader.transform.ops:
         reason = "data.augment changes them" if isinstance(data.train, ArrayDataset) else "they come one by one"
         raise ConfigError(f"least squares needs all samples as they are, but {reason}. data.augment=null, data=csv")

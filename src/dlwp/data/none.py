@@ -12,7 +12,7 @@ from dlwp.data.datasets import ArrayDataset, Facts, Splits
 _STEPS = 100
 
 
-def nothing() -> Splits:
+def none() -> Splits:
     """Return samples without numbers, as train: with one in a batch, an epoch is a hundred steps."""
     empty = torch.zeros(_STEPS, 0)
     return Splits(ArrayDataset(empty, empty.clone()), facts=Facts(task="other"))
