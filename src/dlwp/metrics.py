@@ -150,6 +150,64 @@ class ConfusionMatrix:
     to = _to
 
 
+class IoU:
+    """The intersection over union of predicted and true pixels of a class, counted over a whole split: its mean.
+
+    IoU_k = predicted and true / (predicted or true), of the pixels that count. A class that occurs in neither is left
+    out of the mean.
+
+    Args:
+        num_classes: number of classes K.
+        average: "foreground" (all classes but the first, which is the background) or "classes" (all).
+
+    Example:
+        >>> metric = IoU(2)
+        >>> metric.update(torch.tensor([[[[2.0, 0.0]], [[0.0, 2.0]]]]), torch.tensor([[[1, 1]]]))
+        >>> metric.compute()
+        0.5
+
+    Source: Everingham et al. 2010, The Pascal Visual Object Classes Challenge, section 4.1.3.
+    """
+
+    higher_is_better = True
+    additive = counting = True
+
+    def __init__(self, num_classes: int, average: str = "foreground") -> None:
+        if average not in ("foreground", "classes"):
+            raise ConfigError(f"average must be foreground or classes, got {average!r}")
+        self.num_classes, self.average = num_classes, average
+        self.sums = _zeros(3, num_classes)  # rows: right, predicted, true
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs (B, K, H, W) logits, targets (B, H, W) classes."""
+        _check_dense(outputs, targets, self.num_classes)
+        found, counted = outputs.max(1).indices, targets != _IGNORED
+        rows = (found[counted & (found == targets)], found[counted], targets[counted])
+        self.sums += torch.stack([torch.bincount(row, minlength=self.num_classes) for row in rows]).to(self.sums)
+
+    def by_class(self) -> Tensor:
+        """Return the IoU of each class, (K,), float64; NaN of one that occurs nowhere."""
+        return self.sums[0] / (self.sums[1] + self.sums[2] - self.sums[0])
+
+    def compute(self) -> float:
+        """Return the mean in [0, 1]; NaN where none of the classes occurs."""
+        values = self.by_class()
+        return float((values[1:] if self.average == "foreground" else values).nanmean())
+
+    reset = _reset
+    to = _to
+
+
+def _check_dense(outputs: Tensor, targets: Tensor, num_classes: int) -> None:
+    expected = (len(outputs), *outputs.shape[2:])
+    if outputs.dim() != 4 or targets.shape != expected or outputs.shape[1] != num_classes:
+        raise ConfigError(
+            f"outputs are {list(outputs.shape)}, masks {list(targets.shape)}: outputs (B, {num_classes}, H, W) and "
+            "masks (B, H, W) are needed. model=unet"
+        )
+
+
 class MAE:
     """The mean absolute error, mean |output - target|, over samples and outputs.
 

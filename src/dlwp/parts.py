@@ -31,13 +31,22 @@ _PLACES = re.compile(
 )
 """Modules of these packages whose classes are parts: they read no pickle, start no program, import no name they get."""
 
-_PLAIN = ("dlwp.metrics", "dlwp.schedules", "dlwp.optimizers", "dlwp.data.operations", "dlwp.observers.overfit")
+_PLAIN = (
+    "dlwp.metrics",
+    "dlwp.schedules",
+    "dlwp.optimizers",
+    "dlwp.data.operations",
+    "dlwp.data.geometry",
+    "dlwp.observers.overfit",
+)
 """Modules of dlwp whose public classes are parts without being any of torch's kinds."""
 
 _FUNCTIONS = {
     "dlwp.data.images": ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn"),
     "dlwp.data.imagefolder": ("imagefolder",),
+    "dlwp.data.multilabel": ("multilabel",),
     "dlwp.data.packed": ("packed",),
+    "dlwp.data.segmentation": ("segmentation",),
     "dlwp.data.synthetic": ("synthetic",),
     "dlwp.models.timm": ("timm_network",),
     "dlwp.models.torchvision": ("torchvision_network",),

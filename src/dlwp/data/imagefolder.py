@@ -5,8 +5,7 @@ Knows nothing of models; how large pictures are to be comes as arguments.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dlwp import devices
 from dlwp.data import pictures
 from dlwp.data.datasets import ArrayDataset, Facts, Splits
 from dlwp.data.pictures import Form, Listing
-from dlwp.errors import ConfigError, DataError, nearest
+from dlwp.errors import ConfigError, DataError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SHARE = 0.5  # of the free memory that decoded pictures may take
@@ -54,13 +53,14 @@ def imagefolder(
         DataError: there is no such folder, it has another layout, a class is empty or foreign to train, or pictures
             cannot be read (all of them are named).
     """
-    folder = Path(root).expanduser()
+    folder = pictures.existing_folder(root)
     form = _form(image_size, resize, interpolation, fit)
     folders = _folders(folder)
     classes = _classes(folder, folders)
     listings = {name: pictures.list_pictures(one, classes) for name, one in folders.items()}
     notes = [f"pictures of {folder}, made {image_size}x{image_size} ({_words(form)})"]
-    warnings = [*_few(listings, classes), *_twice(listings)]
+    paths = {name: listing.paths for name, listing in listings.items()}
+    warnings = [*_few(listings, classes), *pictures.in_two_splits(paths)]
     count = sum(len(listing.paths) for listing in listings.values())
     needed, free = count * image_size * image_size * 3, devices.free_host_memory()
     if loader == "memory" and needed > free:
@@ -103,11 +103,6 @@ def _words(form: Form) -> str:
 
 def _folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split; of one without splits all is train."""
-    if not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
-        near = nearest(folder.name, siblings, 1)
-        hint = f" Near it: '{folder.parent / near[0]}'" if near else ""
-        raise DataError(f"no data folder '{folder}' (data.root).{hint}")
     inside = pictures.class_names(folder)
     found = {name: folder / one for name, known in _SPLITS.items() for one in known if one in inside}
     if "train" not in found:
@@ -147,25 +142,6 @@ def _few(listings: dict[str, Listing], classes: Sequence[str]) -> list[str]:
     return found
 
 
-def _twice(listings: dict[str, Listing]) -> list[str]:
-    """Return a sentence on files that stand in two splits: of equal size, and then of equal content."""
-    by_size: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
-    for name, listing in listings.items():
-        for path in listing.paths:
-            by_size[Path(path).stat().st_size].append((name, path))
-    doubtful = [group for group in by_size.values() if len({name for name, _ in group}) > 1]
-    first: defaultdict[bytes, dict[str, str]] = defaultdict(dict)
-    for group in doubtful:
-        for name, path in group:
-            with Path(path).open("rb") as file:
-                first[hashlib.file_digest(file, "blake2b").digest()].setdefault(name, path)
-    same = [places for places in first.values() if len(places) > 1]
-    if not same:
-        return []
-    shown = " = ".join(same[0].values())
-    return [f"{len(same):,} pictures stand in more than one split, which makes results too good: {shown}"]
-
-
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
@@ -198,10 +174,10 @@ class HeldPictures(ArrayDataset):
     """Decoded pictures of known files.
 
     Attributes:
-        samples: (path, class) of each, as `PictureFiles` has it.
+        samples: (path, class) of each, as `PictureFiles` has it; or a path and what else its target is of.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, samples: list[tuple[str, int]]) -> None:
+    def __init__(self, inputs: Tensor, targets: Tensor, samples: list[tuple[str, Any]]) -> None:
         super().__init__(inputs, targets)
         self.samples = samples
 
