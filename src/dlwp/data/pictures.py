@@ -44,11 +44,11 @@ _UPRIGHT: dict[Any, tuple[bool, tuple[int, ...]]] = {
 
 @dataclass
 class Listing:
-    """The pictures of one split: paths, class indices, and a stamp of names, sizes and times of change."""
+    """The pictures of one split: paths, class indices (or lists of 0 and 1), and a stamp of names, sizes and times."""
 
     folder: Path
     paths: list[str]
-    targets: list[int]
+    targets: list[Any]
     stamp: bytes
 
 

@@ -13,7 +13,7 @@ import torch
 from dlwp.inference import predictor
 from dlwp.inference.networks import Network
 
-_OF = dict[str, str]()
+_OF = {"segmentation": "masks"}
 """Kind of encoding (`Facts.encoding`), else task -> the module of this room whose `of_network` makes the predictor."""
 
 
