@@ -5,6 +5,7 @@ Knows nothing of what each does with what it hears.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from dlwp.observers.compiling import Compiling
@@ -38,8 +39,11 @@ def hearers(
         hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
         observers.append(
-            TensorBoard(run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std)
-        )
+            TensorBoard(
+                run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std,
+                masked=_masked(parts),
+            )
+        )  # fmt: skip
     if logger["plots"]:
         observers.append(Plots(run, classes))
     if settings.compile:
@@ -59,3 +63,11 @@ def hearers(
         )
     )  # fmt: skip
     return observers
+
+
+def _masked(parts: Parts) -> Any:
+    """Return what makes the batch of pictures with masks that is shown, of val where there is one; None without."""
+    if parts.data.facts.task != "segmentation":
+        return None
+    loader = parts.loaders.get("val") or parts.loaders["train"]
+    return functools.cache(lambda: next(iter(loader.epoch(0))))

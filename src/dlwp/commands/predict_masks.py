@@ -15,7 +15,7 @@ from typing import Any
 
 from dlwp.errors import ConfigError, DataError
 
-_WITHOUT_EFFECT = ("top_k", "features")
+_WITHOUT_EFFECT = ("top_k", "features", "threshold")
 
 
 def predict(predictor: Any, own: dict[str, str], named: Sequence[str]) -> int:

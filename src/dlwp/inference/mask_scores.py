@@ -6,6 +6,7 @@ Knows nothing of runs or files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -105,17 +106,19 @@ def draw_worst(
     """
     from matplotlib.figure import Figure
 
-    shown = list(zip(worst, pictures, truths))[:_DRAWN]
-    figure = Figure(figsize=(8.4, 2.95 * len(shown) + 0.4), dpi=100, layout="constrained")
+    rows = list(zip(worst, pictures, truths))[:_DRAWN]
+    figure = Figure(figsize=(8.4, 2.95 * len(rows) + 0.4), dpi=100, layout="constrained")
     figure.suptitle(
         f"lowest IoU{f' ({title})' if title else ''}", x=0.01, ha="left", fontsize=11, fontweight="bold", color=_INK
     )
-    axes = figure.subplots(len(shown), 3, squeeze=False)
-    for row, (one, picture, truth) in zip(axes, shown):
-        pixels = picture.expand(-1, -1, 3).numpy()
-        predicted = numpy.where(truth.numpy() == IGNORED, 0, collector.mask(one["sample"]))
-        _draw(row[0], pixels, f"sample {one['sample']:,}" if one["file"] is None else one["file"][-30:])
-        _draw(row[1], overlays.overlaid(pixels, truth.numpy()), "true")
+    axes = figure.subplots(len(rows), 3, squeeze=False)
+    for row, (one, picture, truth) in zip(axes, rows):
+        counted = truth != IGNORED
+        shown = numpy.ix_(counted.any(1).numpy(), counted.any(0).numpy())  # without what was padded
+        pixels, classes = picture.expand(-1, -1, 3).numpy()[shown], truth.numpy()[shown]
+        predicted = numpy.where(classes == IGNORED, 0, collector.mask(one["sample"])[shown])
+        _draw(row[0], pixels, f"sample {one['sample']:,}" if one["file"] is None else Path(one["file"]).name[-34:])
+        _draw(row[1], overlays.overlaid(pixels, classes), "true")
         _draw(row[2], overlays.overlaid(pixels, predicted), f"predicted, IoU {one['iou']:.1%}")
     return figure
 

@@ -5,22 +5,30 @@ Knows nothing of the loop; the numbers are those of metrics.jsonl.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 from torch import Tensor
 
+from dlwp import devices
+from dlwp.observers import overlays
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder
 from dlwp.training.events import Ended, Evaluated, Logged, Started
 
+if TYPE_CHECKING:
+    from dlwp.training.trainer import Trainer
+
 _NAMES = {"lr": "learning_rate"}
+_MASKS = 9  # pictures with masks over them
 _LEAST_SIDE = 64  # of a picture in the grid, in pixels: smaller ones are enlarged
 
 
@@ -36,6 +44,8 @@ class TensorBoard:
         hparams: hyperparameters, nested or flat; shown with the final metrics.
         classes: their names, for the confusion matrix.
         mean, std: per channel, to undo the normalisation; else each picture is stretched to its own range.
+        masked: makes a batch of pictures and masks to show before training, and with what is predicted at each
+            evaluation; None where the data has no masks.
     """
 
     watcher = True
@@ -49,8 +59,10 @@ class TensorBoard:
         classes: list[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        masked: Callable[[], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self._run = run
+        self._masked = masked if images else None
         self._images = images
         self._hparams = hparams
         self._classes = classes
@@ -71,6 +83,9 @@ class TensorBoard:
             "train": event.step + ("log" not in pending), "val": event.step + ("evaluate" not in pending)
         }  # fmt: skip
         self._images = self._images if event.step == 0 else 0
+        if self._masked is not None and event.step == 0:
+            inputs, masks = (part[: self._images] for part in self._masked())
+            self._draw_masks("masks/true", inputs, masks, 0)
 
     def on_log(self, event: Logged) -> None:
         """Write the training's curves, and once the pictures."""
@@ -80,6 +95,9 @@ class TensorBoard:
     def on_evaluation(self, event: Evaluated) -> None:
         """Write the evaluation's curves."""
         self._write(event.split, event.values, event.step)
+        if self._masked is not None and event.split == "val":
+            inputs = self._masked()[0][:_MASKS]
+            self._draw_masks("masks/predicted", inputs, _predicted(event.trainer, inputs).argmax(1), event.step)
         if event.confusion is not None and (event.is_best or event.split == "test"):
             self._confusions[event.split] = event.step, event.confusion.detach().cpu().numpy()
         if event.is_best or event.split == "test":
@@ -120,8 +138,15 @@ class TensorBoard:
         grid = picture_grid(batch[0][:count], self._mean, self._std)
         self._file("").add_picture("training pictures", grid.permute(1, 2, 0).numpy(), event.step)
 
+    def _draw_masks(self, tag: str, inputs: Tensor, masks: Tensor, step: int) -> None:
+        """Draw pictures with masks over them, side by side."""
+        shown = overlays.overlaid_batch(inputs[:_MASKS], masks[:_MASKS], self._mean, self._std)
+        wide = max(1, math.ceil(math.sqrt(len(shown))))
+        rows = [shown[begin : begin + wide] for begin in range(0, len(shown), wide)]
+        rows[-1] += [numpy.full_like(shown[0], 255)] * (wide - len(rows[-1]))
+        self._file("").add_picture(tag, overlays.columns(rows), step)
+
     def _draw_confusion(self, split: str, counts: Any, step: int) -> None:
-        import numpy
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         from dlwp.observers.plots import draw_confusion
@@ -190,6 +215,18 @@ class EventFile:
         Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(png, "PNG")
         picture = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png.getvalue())
         self.add(step, summary=Summary(value=[Summary.Value(tag=tag, image=picture)]))
+
+
+def _predicted(trainer: Trainer, inputs: Tensor) -> Tensor:
+    """Return outputs by the weights that are evaluated; the model is left in the mode that it was in."""
+    model, averaged = trainer.model, trainer.state.averaged
+    weights = averaged.swapped_into(model) if averaged is not None else contextlib.nullcontext()
+    was_training = model.training
+    with torch.no_grad(), weights, devices.autocast(trainer.device, trainer.precision):
+        try:
+            return model.eval()(inputs)
+        finally:
+            model.train(was_training)
 
 
 def _await_later_name(folder: Path) -> None:
