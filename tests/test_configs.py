@@ -56,6 +56,10 @@ def needed_words(path: Path) -> list[str]:
         return ["data.path=packed"]
     if path.stem in ("imagefolder", "transfer"):
         return ["data.root=pictures"]
+    if path.stem in ("segmentation", "nuclei"):
+        return ["data.root=cells"] if path.parent.name != "metrics" else []
+    if path.stem == "multilabel":
+        return ["data.root=pictures", "data.labels=labels.csv"] if path.parent.name != "metrics" else []
     if path.stem in ("torchvision", "timm"):
         return ["model.name=resnet18"]
     return NUMBERS[1:] if "???" in path.read_text(encoding="utf-8") else []
@@ -68,6 +72,21 @@ def make_pictures() -> None:
         file = Path("pictures", "cat" if number % 2 else "dog", f"{number}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=numpy.uint8)).save(file)
+    files = sorted(Path("pictures").rglob("*.png"))
+    rows = [f"{file.relative_to('pictures')},{'|'.join(['small', file.parent.name])}" for file in files]
+    Path("labels.csv").write_text("\n".join(["file,labels", *rows]), encoding="utf-8")
+
+
+def make_cells() -> None:
+    """Write eight pictures of noise with a bright box, and its mask, where `data.root=cells` finds them."""
+    draw = numpy.random.default_rng(0)
+    for number in range(8):
+        mask = numpy.zeros((160, 160), numpy.uint8)
+        mask[20 + number : 90, 30:100] = 1
+        picture = draw.integers(0, 100, (160, 160), dtype=numpy.uint8) + 120 * mask
+        for name, pixels in (("images", picture), ("masks", mask)):
+            Path("cells", name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(Path("cells", name, f"{number}.png"))
 
 
 def name_of(path: Path) -> str:
@@ -168,27 +187,41 @@ def test_every_criterion_takes_a_step(path: Path) -> None:
 @pytest.mark.parametrize("group", ["optimizer", "scheduler", "metrics", "logger", "callbacks", "trainer"])
 def test_every_choice_of_a_group_takes_a_step(group: str) -> None:
     for path in sorted((CONFIGS / group).glob("*.yaml")):
+        model = "model=mlp"
         data = NUMBERS if path.stem == "regression" else [*SYNTHETIC, f"{group}={path.stem}"]
-        first_step("model=mlp", *data, *SMALL)
+        if path.stem == "segmentation":
+            make_cells()
+            model, data = "model=unet", ["data=segmentation", "data.root=cells", "data.image_size=32"]
+        elif path.stem == "multilabel":
+            make_pictures()
+            data = ["data=multilabel", *needed_words(CONFIGS / "data" / path.name), "data.image_size=8"]
+        first_step(model, *data, *SMALL)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_takes_a_step(path: Path) -> None:
     is_recipe = "override /model" in path.read_text(encoding="utf-8")  # of one network, and as long as it says
     words = SMALL if is_recipe else ["model=mlp", "data.batch_size=8", "trainer.progress=false"]
-    first_step(*SYNTHETIC, f"experiment={path.stem}", *words)
+    data = SYNTHETIC
+    if path.stem == "nuclei":
+        make_cells()
+        data = needed_words(path)
+    first_step(*data, f"experiment={path.stem}", *words)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    if path.stem in ("packed", "imagefolder"):
+    if path.stem in ("packed", "imagefolder", "multilabel"):
         make_pictures()
+    if path.stem == "segmentation":
+        make_cells()
     if path.stem == "packed":
         packing.pack(Path("pictures"), Path("packed"), num_workers=0)
     words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)
     try:
-        first_step("model=linear", f"data={path.stem}", *words, *SMALL)
+        model = "model=unet" if path.stem == "segmentation" else "model=linear"
+        first_step(model, f"data={path.stem}", *words, *SMALL)
     except DataError as missing:
         if "data.download=false" not in words:
             raise

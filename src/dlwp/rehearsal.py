@@ -105,6 +105,12 @@ def _check_outputs(parts: Parts, outputs: Any, targets: Any) -> None:
             f"Give targets of {list(outputs.shape[1:])} a sample, or a model with outputs of {list(targets.shape[1:])}"
         )
     classes = facts.num_classes
+    dense = (len(targets), classes, *targets.shape[1:])
+    if facts.task == "segmentation" and isinstance(criterion, nn.CrossEntropyLoss) and tuple(outputs.shape) != dense:
+        raise ConfigError(
+            f"masks are {list(targets.shape)}, the model gives {list(outputs.shape)}; {list(dense)} are needed, a number"
+            " for each class and pixel. model=unet"
+        )
     if facts.task == "classification" and classes and outputs.ndim == 2 and isinstance(criterion, nn.CrossEntropyLoss):
         if outputs.shape[1] < classes:
             raise ConfigError(
