@@ -239,7 +239,7 @@ def test_mean_average_precision_keeps_no_more_than_it_says(monkeypatch: pytest.M
     monkeypatch.setattr(metrics, "_MOST_KEPT", 9)
     metric = MeanAveragePrecision()
     metric.update(torch.zeros(2, 4), torch.zeros(2, 4))
-    with pytest.raises(ConfigError, match="metrics.mean_average_precision=null"):
+    with pytest.raises(ConfigError, match=r"metrics.mean_average_precision=null"):
         metric.update(torch.zeros(2, 4), torch.zeros(2, 4))
 
 

@@ -137,3 +137,12 @@ def test_targets_of_other_kinds_are_left(name: str) -> None:
     targets = torch.rand(24, 5, generator=generator())
     _, found = BatchTransform(build_ops([name]), num_classes=5)(pictures, targets, 0)
     assert found.shape == (24, 5) and (name == "mixup" or torch.equal(found, targets))
+
+
+def test_a_window_is_cut_within_the_picture_where_the_rest_was_padded() -> None:
+    inputs, masks = drawn(40)
+    inputs[:, :, 24:], masks[:, 24:] = 0, IGNORED  # below
+    _, found = Window(16)(inputs, masks, generator())
+    assert not bool((found == IGNORED).any())
+    _, wide = Window(28)(inputs, masks, generator())  # which has no room in it
+    assert wide.shape == (40, 28, 28) and bool((wide == IGNORED).any())

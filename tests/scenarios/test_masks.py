@@ -121,5 +121,7 @@ def test_classes_are_found_and_mistakes_of_a_person_told(
         assert message in capfd.readouterr().err
     with pytest.raises(ConfigError, match=r"model=unet"):
         dlwp.train("data=segmentation", "data.root=cells", "data.image_size=32", "model=resnet", *QUIET)
+    with pytest.raises(ConfigError, match=r"gives a class for each pixel, .*model=resnet, or data=segmentation"):
+        dlwp.train("data=digits", "model=unet", *QUIET)
     with pytest.raises(ConfigError, match=r"mixup mixes classes"):
         dlwp.train(*words, "data.augment=[mixup]")

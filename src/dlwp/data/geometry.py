@@ -218,9 +218,22 @@ class Rotate90:
         return "quarter turns"
 
 
+def _extents(inputs: Tensor, targets: Any) -> Tensor:
+    """Return how many rows and columns each picture fills, (2, B) on the host: to the last pixel that counts."""
+    height, width = inputs.shape[2:]
+    if not is_dense(inputs, targets):
+        return torch.tensor([[height], [width]]).expand(2, len(inputs))
+    counted = targets != IGNORED
+    last = [(counted.any(axis) * torch.arange(1, side + 1, device=counted.device)).amax(1)
+            for axis, side in ((2, height), (1, width))]  # fmt: skip
+    return torch.stack(last).cpu()
+
+
 @dataclass(frozen=True)
 class Window:
     """Cut a smaller window at a random place: training then takes windows, and evaluation the whole pictures.
+
+    Where masks say that a picture was padded below and at the right, it is cut within the picture.
 
     For networks that take pictures of any size.
 
@@ -246,8 +259,9 @@ class Window:
                 f"data.augment: a window of {self.size} px is larger than the pictures, {height}x{width}."
                 f" {{window: {{size: {min(height, width)}}}}}"
             )
-        tops, lefts = (torch.randint(side - self.size + 1, (len(inputs),), generator=generator).tolist()
-                       for side in (height, width))  # fmt: skip
+        room = _extents(inputs, targets) - self.size + 1
+        draws = torch.rand(2, len(inputs), generator=generator, dtype=torch.float64)
+        tops, lefts = (draws * room.clamp_min(1)).long().tolist()
         places = [(slice(top, top + self.size), slice(left, left + self.size)) for top, left in zip(tops, lefts)]
 
         def cut(values: Tensor) -> Tensor:

@@ -56,7 +56,8 @@ def multilabel(
     folder, path = pictures.existing_folder(root), Path(labels).expanduser()
     form = imagefolder.form_of(image_size, resize, interpolation, fit)
     header, rows = _table(path)
-    file_column = _file_column(path, header, rows, file_column, folder)
+    known = _files_of(folder)
+    file_column = _file_column(path, header, rows, file_column, folder, known)
     if split_column is None:
         split_column = "split" if "split" in header else None
     elif split_column not in header:
@@ -69,7 +70,7 @@ def multilabel(
         given = [[name for name in binary if row[name].strip() == "1"] for row in rows]
         how = f"labels are {len(binary)} columns of 0 and 1"
     names = _names(path, classes, binary or sorted({one for each in given for one in each}), given)
-    listings, notes = _listings(path, folder, rows, given, names, file_column, split_column)
+    listings, notes = _listings(path, folder, known, rows, given, names, file_column, split_column)
     found, told = imagefolder.decoded(listings, form, loader, on_error)
     facts = Facts(
         task="multilabel", num_classes=len(names), classes=names,
@@ -77,7 +78,7 @@ def multilabel(
     )  # fmt: skip
     shown = f"pictures of {folder}, made {image_size}x{image_size} ({imagefolder.words_of(form)})"
     paths = {name: listing.paths for name, listing in listings.items()}
-    warnings = [*pictures.in_two_splits(paths), *_unnamed(folder, paths), *_rare(listings, names)]
+    warnings = [*pictures.in_two_splits(paths), *_unnamed(folder, known, paths), *_rare(listings, names)]
     notes = [shown, f"{path}: files in '{file_column}', {how}", *notes, *told]
     return Splits(found["train"], found.get("val"), found.get("test"), facts, notes, warnings)
 
@@ -113,12 +114,13 @@ def _no_column(path: Path, name: str, header: Sequence[str], key: str) -> DataEr
     return DataError(f"{path} has no column '{name}' ({key}).{did_you_mean(name, header)} Columns: {_some(header)}")
 
 
-def _file_column(path: Path, header: Sequence[str], rows: Sequence[_Row], key: str | None, folder: Path) -> str:
+def _file_column(
+    path: Path, header: Sequence[str], rows: Sequence[_Row], key: str | None, folder: Path, known: Mapping[str, str]
+) -> str:
     if key is not None:
         if key not in header:
             raise _no_column(path, key, header, "data.file_column")
         return key
-    known = _files_of(folder)
     for name in header:
         if any(_known(known, row[name]) for row in rows[:100]):
             return name
@@ -190,11 +192,11 @@ def _names(path: Path, key: Any, found: list[str], given: Sequence[Sequence[str]
 
 
 def _listings(
-    path: Path, folder: Path, rows: Sequence[_Row], given: Sequence[Sequence[str]], names: Sequence[str],
-    file_column: str, split_column: str | None,
+    path: Path, folder: Path, known: Mapping[str, str], rows: Sequence[_Row], given: Sequence[Sequence[str]],
+    names: Sequence[str], file_column: str, split_column: str | None,
 ) -> tuple[dict[str, Listing], list[str]]:  # fmt: skip
     """Return the pictures of each split; rows of one picture are joined."""
-    known, lacking = _files_of(folder), list[str]()
+    lacking: list[str] = []
     labels: dict[tuple[str, str], set[str]] = {}
     for number, (row, own) in enumerate(zip(rows, given), 2):
         split = row[split_column].strip() if split_column is not None else "train"
@@ -227,9 +229,9 @@ def _listings(
     return found, notes
 
 
-def _unnamed(folder: Path, paths: Mapping[str, Sequence[str]]) -> list[str]:
+def _unnamed(folder: Path, known: Mapping[str, str], paths: Mapping[str, Sequence[str]]) -> list[str]:
     named = {path for listed in paths.values() for path in listed}
-    left = sorted(set(_files_of(folder).values()) - named)
+    left = sorted(set(known.values()) - named)
     return [f"{len(left):,} pictures of '{folder}' are not in the table and are left out: {left[0]}"] if left else []
 
 

@@ -214,7 +214,7 @@ class Form:
     Args:
         height, width: in pixels.
         fit: "crop" scales until the shorter side fits and keeps the middle; "stretch" scales both sides as needed;
-            "pad" scales until the longer side fits, and leaves black what is then free below or at the right.
+            "pad" makes larger ones smaller until all of it fits, and leaves black what is free below and at the right.
         resize: with "crop", the shorter side is scaled to so many pixels, and then the middle is cut out; None: no more
             is cut off than the shape asks for.
         interpolation: "bilinear" or "bicubic", antialiased.
@@ -245,7 +245,7 @@ class Form:
         """Return how many rows and columns of the result a picture fills: all, but with fit="pad"."""
         if self.fit != "pad":
             return self.height, self.width
-        scale = min(self.height / height, self.width / width)
+        scale = min(1.0, self.height / height, self.width / width)
         return max(1, round(scale * height)), max(1, round(scale * width))
 
     def ratio(self, height: int, width: int) -> float:

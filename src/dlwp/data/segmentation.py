@@ -94,7 +94,7 @@ def segmentation(
         ignore: value of pixels that do not count; None: none; "auto": 255 where values are classes.
         classes: number of classes, or their names; None: as many as the values say.
         image_size: pixels a side, or (height, width).
-        fit: "pad" (the whole picture, the rest does not count), "stretch" or "crop".
+        fit: "pad" (the whole picture, no larger than it is; the rest does not count), "stretch" or "crop".
         interpolation: of pictures, "bilinear" or "bicubic".
         loader: "memory", "workers", or "auto": memory where they fit.
 
@@ -107,12 +107,7 @@ def segmentation(
         raise ConfigError(f"data.mask_values must be auto, classes or foreground, got {mask_values!r}")
     names = (images, masks, mask_suffix)
     splits = {name: _pairs(folder, *names) for name, folder in _folders(pictures.existing_folder(root), *names).items()}
-    count = sum(len(one.samples) for one in splits.values())
-    needed, free = count * form.height * form.width * 9, devices.free_host_memory()  # 3 of pictures, masks while read
-    if loader == "memory" and needed > free:
-        raise DataError(f"{count:,} pictures take {needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free. "
-                        "data.loader=workers")  # fmt: skip
-    in_memory = loader == "memory" or (loader == "auto" and needed <= _SHARE * free)
+    in_memory = _in_memory(sum(len(one.samples) for one in splits.values()), form, loader)
     read = {name: _read(one, form, in_memory) for name, one in splits.items()}
     _refuse_faults(splits)
     coding, how = _coding(splits, mask_values, ignore, classes)
@@ -133,6 +128,14 @@ def segmentation(
     notes = [f"pictures of {root}, made {form.height}x{form.width} ({_words(form)})", how, *_told(splits, coding)]
     warnings = pictures.in_two_splits({name: [path for path, _ in one.samples] for name, one in splits.items()})
     return Splits(found["train"], found.get("val"), found.get("test"), facts, notes, warnings)
+
+
+def _in_memory(count: int, form: Form, loader: str) -> bool:
+    needed, free = count * form.height * form.width * 9, devices.free_host_memory()  # 3 of pictures, masks while read
+    if loader == "memory" and needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+        raise DataError(f"{count:,} pictures take {sizes}. data.loader=workers")
+    return loader == "memory" or (loader == "auto" and needed <= _SHARE * free)
 
 
 def _form(image_size: Any, fit: str, interpolation: str) -> Form:

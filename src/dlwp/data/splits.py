@@ -100,7 +100,7 @@ def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
     how = "stratified" if classes is not None else "at random"
     note = f"val {count:,} ({100 * fraction:g}% of train, {how}, seed {seed})"
     parts = (_part(train, (~chosen).nonzero().view(-1)), _part(train, chosen.nonzero().view(-1)))
-    return Splits(parts[0], parts[1], splits.test, splits.facts, [*splits.notes, note])
+    return Splits(parts[0], parts[1], splits.test, splits.facts, [*splits.notes, note], splits.warnings)
 
 
 def take(dataset: Dataset[Any], count: int, seed: int) -> Dataset[Any]:

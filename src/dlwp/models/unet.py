@@ -24,8 +24,6 @@ class UNet(nn.Module):
         channels: of the first level; 64 in the paper.
         depth: halvings; 4 in the paper.
         dropout: probability with which channels of the lowest level are left out in training.
-        standardise: whether each channel of each picture first gets mean 0 and deviation 1 of its own: for pictures of
-            unequal brightness, as from microscopes.
 
     Shape:
         input (B, C, H, W) -> output (B, K, H, W) logits.
@@ -49,13 +47,11 @@ class UNet(nn.Module):
         channels: int = 32,
         depth: int = 4,
         dropout: float = 0.0,
-        standardise: bool = False,
     ) -> None:
         super().__init__()
         if channels < 1 or depth < 1:
             raise ConfigError(f"unet takes channels and depth of at least 1, got {channels} and {depth}")
         self.depth = depth
-        self.standardise = nn.InstanceNorm2d(in_channels) if standardise else nn.Identity()
         widths = [channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
             _convolutions(before, width) for before, width in zip([in_channels, *widths], widths, strict=False)
@@ -73,7 +69,7 @@ class UNet(nn.Module):
         """Return logits (B, K, H, W) of pictures (B, C, H, W)."""
         height, width = pictures.shape[-2:]
         unit = 2**self.depth
-        features = functional.pad(self.standardise(pictures), (0, -width % unit, 0, -height % unit))
+        features = functional.pad(pictures, (0, -width % unit, 0, -height % unit))
         kept: list[Tensor] = []
         for level, convolutions in enumerate(self.down):
             features = convolutions(functional.max_pool2d(features, 2) if level else features)
