@@ -45,3 +45,12 @@ def test_networks_of_torchvision_for_pixels_give_logits_alone(name: str) -> None
     model = torchvision_network(name, num_classes=4).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 40, 48)).shape == (1, 4, 40, 48)
+
+
+def test_group_norm_takes_each_picture_for_itself() -> None:
+    torch.manual_seed(0)
+    model = UNet(3, 2, channels=4, depth=2, norm="group")  # in training mode
+    pictures = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(model(pictures)[:1], model(pictures[:1]), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ConfigError, match="norm batch or group, got 'layer'"):
+        UNet(norm="layer")

@@ -15,7 +15,7 @@ from dlwp.errors import ConfigError
 class UNet(nn.Module):
     """U-Net: down by pooling with twice the channels at each level, up again, beside what was there on the way down.
 
-    Unlike the paper's, its convolutions are padded and followed by batch norm, so that the outputs are as large as the
+    Unlike the paper's, its convolutions are padded and followed by a norm, so that the outputs are as large as the
     picture, and pictures of any size go in: they are padded to whole halvings inside, and the outputs cut.
 
     Args:
@@ -24,6 +24,8 @@ class UNet(nn.Module):
         channels: of the first level; 64 in the paper.
         depth: halvings; 4 in the paper.
         dropout: probability with which channels of the lowest level are left out in training.
+        norm: "batch", or "group" (Wu, He 2018; 4 channels each), which takes each picture for itself: for small batches
+            of pictures that are unlike each other.
 
     Shape:
         input (B, C, H, W) -> output (B, K, H, W) logits.
@@ -47,18 +49,21 @@ class UNet(nn.Module):
         channels: int = 32,
         depth: int = 4,
         dropout: float = 0.0,
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         if channels < 1 or depth < 1:
             raise ConfigError(f"unet takes channels and depth of at least 1, got {channels} and {depth}")
+        if norm not in ("batch", "group"):
+            raise ConfigError(f"unet takes norm batch or group, got {norm!r}")
         self.depth = depth
         widths = [channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            _convolutions(before, width) for before, width in zip([in_channels, *widths], widths, strict=False)
+            _convolutions(before, width, norm) for before, width in zip([in_channels, *widths], widths, strict=False)
         )
         self.dropout = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, 2) for width in reversed(widths[:-1]))
-        self.merge = nn.ModuleList(_convolutions(2 * width, width) for width in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(_convolutions(2 * width, width, norm) for width in reversed(widths[:-1]))
         self.head = nn.Conv2d(channels, num_classes, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -80,9 +85,11 @@ class UNet(nn.Module):
         return self.head(features)[..., :height, :width]
 
 
-def _convolutions(in_channels: int, width: int) -> nn.Sequential:
-    """Return two 3x3 convolutions, each with batch norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-        nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
-    )  # fmt: skip
+def _convolutions(in_channels: int, width: int, norm: str) -> nn.Sequential:
+    """Return two 3x3 convolutions, each with a norm and ReLU."""
+    layers: list[nn.Module] = []
+    for channels in (in_channels, width):
+        layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+        layers.append(nn.BatchNorm2d(width) if norm == "batch" else nn.GroupNorm(max(1, width // 4), width))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
