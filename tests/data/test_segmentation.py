@@ -43,7 +43,7 @@ def test_pictures_and_masks_of_several_sizes_become_one_size_and_stay_together()
     draw("set", 0)
     draw("set", 1, size=(16, 24))
     draw("set", 2, size=(32, 32))
-    found = segmentation("set", image_size=32)
+    found = segmentation("set", image_size=32, fit="pad")
     find_facts(found)
     assert isinstance(found.train, HeldPictures)
     inputs, targets = found.train.inputs, found.train.targets
@@ -91,7 +91,7 @@ def test_validation_is_cut_at_random_and_names_stay_with_their_pictures() -> Non
     pairs(count=10)
     halves = cut_validation(segmentation("set", image_size=16), 0.3, seed=1)
     assert isinstance(halves.val, HeldPictures) and len(halves.val) == 3
-    whole = MaskedFiles(halves.val.samples, Form(16, 16, "pad"), *[_coding()])
+    whole = MaskedFiles(halves.val.samples, Form(16, 16, "stretch"), *[_coding()])
     assert all(torch.equal(*one) for one in zip(whole[1], halves.val[1]))
 
 

@@ -78,7 +78,7 @@ def segmentation(
     ignore: int | str | None = "auto",
     classes: Any = None,
     image_size: int | Sequence[int] = 256,
-    fit: str = "pad",
+    fit: str = "stretch",
     interpolation: str = "bilinear",
     loader: str = "auto",
 ) -> Splits:
@@ -94,7 +94,7 @@ def segmentation(
         ignore: value of pixels that do not count; None: none; "auto": 255 where values are classes.
         classes: number of classes, or their names; None: as many as the values say.
         image_size: pixels a side, or (height, width).
-        fit: "pad" (the whole picture, no larger than it is; the rest does not count), "stretch" or "crop".
+        fit: "stretch", "crop", or "pad" (the whole picture, no larger than it is; the rest does not count).
         interpolation: of pictures, "bilinear" or "bicubic".
         loader: "memory", "workers", or "auto": memory where they fit.
 
