@@ -78,6 +78,10 @@ def needed_words(path: Path) -> list[str]:
         return []  # they take rows of columns
     if path.stem in ("imagefolder", "transfer"):
         return ["data.root=pictures"]
+    if path.stem in ("segmentation", "nuclei"):
+        return ["data.root=cells"] if path.parent.name != "metrics" else []
+    if path.stem == "multilabel":
+        return ["data.root=pictures", "data.labels=labels.csv"] if path.parent.name != "metrics" else []
     if path.stem in ("torchvision", "timm"):
         return ["model.name=resnet18"]
     return NUMBERS[1:] if "???" in path.read_text(encoding="utf-8") else []
@@ -90,6 +94,21 @@ def make_pictures() -> None:
         file = Path("pictures", "cat" if number % 2 else "dog", f"{number}.png")
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(draw.integers(0, 256, (8, 8, 3), dtype=numpy.uint8)).save(file)
+    files = sorted(Path("pictures").rglob("*.png"))
+    rows = [f"{file.relative_to('pictures')},{'|'.join(['small', file.parent.name])}" for file in files]
+    Path("labels.csv").write_text("\n".join(["file,labels", *rows]), encoding="utf-8")
+
+
+def make_cells() -> None:
+    """Write eight pictures of noise with a bright box, and its mask, where `data.root=cells` finds them."""
+    draw = numpy.random.default_rng(0)
+    for number in range(8):
+        mask = numpy.zeros((160, 160), numpy.uint8)
+        mask[20 + number : 90, 30:100] = 1
+        picture = draw.integers(0, 100, (160, 160), dtype=numpy.uint8) + 120 * mask
+        for name, pixels in (("images", picture), ("masks", mask)):
+            Path("cells", name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(Path("cells", name, f"{number}.png"))
 
 
 def make_table(form: str) -> None:
@@ -192,6 +211,9 @@ def test_every_model_takes_a_step(path: Path) -> None:
         pytest.importorskip("timm", exc_type=Exception)
     data = [] if path.stem in ("transformer", "expression") else SYNTHETIC
     data = [*SYNTHETIC, "data.shape=[12,3]"] if path.stem in ("tcn", "lstm") else data  # rows of columns
+    if path.stem == "unet":
+        make_cells()
+        data = ["data=segmentation", "data.root=cells", "data.image_size=32"]
     first_step(f"model={path.stem}", *data, *needed_words(path), *SMALL)
 
 
@@ -204,26 +226,41 @@ def test_every_criterion_takes_a_step(path: Path) -> None:
 @pytest.mark.parametrize("group", ["optimizer", "scheduler", "metrics", "logger", "callbacks", "trainer"])
 def test_every_choice_of_a_group_takes_a_step(group: str) -> None:
     for path in sorted((CONFIGS / group).glob("*.yaml")):
+        model = "model=mlp"
         data = NUMBERS if path.stem == "regression" else [*SYNTHETIC, f"{group}={path.stem}"]
-        data = needed_words(path) if path.stem == "sequence" else data
-        data = ["trainer=least_squares", "model.hidden=[2]", *TABLE] if path.stem == "least_squares" else data
-        first_step(f"model={'transformer' if path.stem == 'sequence' else 'mlp'}", *data, *SMALL)
+        if path.stem == "sequence":
+            model, data = "model=transformer", needed_words(path)
+        elif path.stem == "least_squares":
+            data = ["trainer=least_squares", "model.hidden=[2]", *TABLE]
+        elif path.stem == "segmentation":
+            make_cells()
+            model, data = "model=unet", ["data=segmentation", "data.root=cells", "data.image_size=32"]
+        elif path.stem == "multilabel":
+            make_pictures()
+            data = ["data=multilabel", *needed_words(CONFIGS / "data" / path.name), "data.image_size=8"]
+        first_step(model, *data, *SMALL)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_takes_a_step(path: Path) -> None:
     is_recipe = "override /model" in path.read_text(encoding="utf-8")  # of one network, and as long as it says
     words = SMALL if is_recipe else ["model=mlp", "data.batch_size=8", "trainer.progress=false"]
-    first_step(*SYNTHETIC, f"experiment={path.stem}", *words)
+    data = SYNTHETIC
+    if path.stem == "nuclei":
+        make_cells()
+        data = needed_words(path)
+    first_step(*data, f"experiment={path.stem}", *words)
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "data").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    if path.stem in ("packed", "imagefolder"):
+    if path.stem in ("packed", "imagefolder", "multilabel"):
         make_pictures()
     if path.stem in ("csv", "parquet"):
         make_table(path.stem)
+    if path.stem == "segmentation":
+        make_cells()
     if path.stem == "packed":
         packing.pack(Path("pictures"), Path("packed"), num_workers=0)
     if path.stem == "arrays":
@@ -233,7 +270,7 @@ def test_every_data_set_that_is_there_takes_a_step(path: Path) -> None:
         datasets.Dataset.from_dict({"x": [[1.0, 2.0], [3.0, 4.0]] * 20, "label": [0, 1] * 20}).save_to_disk("saved")
     words = ["data.download=false"] if "download" in yaml.safe_load(text) else needed_words(path)
     try:
-        model = {"sequence": "transformer", "none": "objective"}.get(path.stem, "linear")
+        model = {"sequence": "transformer", "none": "objective", "segmentation": "unet"}.get(path.stem, "linear")
         first_step(f"model={model}", f"data={path.stem}", *words, *SMALL)
     except DataError as missing:
         if "data.download=false" not in words:

@@ -10,7 +10,18 @@ from torch import Tensor
 
 from dlwp import torchvision_ops
 from dlwp.errors import ConfigError
-from dlwp.metrics import MAE, R2, RMSE, Accuracy, BitsPerToken, ConfusionMatrix, TopK
+from dlwp.metrics import (
+    F1,
+    MAE,
+    R2,
+    RMSE,
+    Accuracy,
+    BitsPerToken,
+    ConfusionMatrix,
+    IoU,
+    MeanAveragePrecision,
+    TopK,
+)
 
 
 def _value(metric: Any, outputs: Tensor, targets: Tensor, *cuts: int) -> Any:
@@ -188,3 +199,84 @@ def test_bits_per_token_are_the_mean_over_all_tokens_that_count() -> None:
     assert metric.compute() == pytest.approx(float(expected), rel=1e-6)
     with pytest.raises(ConfigError, match=r"bits need logits"):
         metric.update(torch.randn(4, 1), torch.zeros(4))
+
+
+# ---- masks and labels -----------------------------------------------------------------------------------------------
+
+
+def drawn_masks() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    outputs = torch.randn(10, 4, 6, 5, generator=generator)
+    outputs[:, 3] -= 100  # never predicted
+    masks = torch.randint(0, 3, (10, 6, 5), generator=generator)
+    masks[torch.rand(10, 6, 5, generator=generator) < 0.2] = -100
+    return outputs, masks
+
+
+def test_iou_is_that_of_all_pixels_together_whatever_the_batches() -> None:
+    outputs, masks = drawn_masks()
+    found, counted = outputs.argmax(1), masks != -100
+    expected = [
+        float(((found == k) & (masks == k)).sum() / (((found == k) & counted) | (masks == k)).sum()) for k in range(3)
+    ]
+    for average, value in (("classes", sum(expected) / 3), ("foreground", sum(expected[1:]) / 2)):
+        for size in (1, 3, 10):
+            metric = IoU(4, average)
+            for batch in zip(outputs.split(size), masks.split(size)):
+                metric.update(*batch)
+            assert metric.compute() == pytest.approx(value, rel=1e-6)
+    assert math.isnan(float(metric.by_class()[3]))
+    metric.reset()
+    assert math.isnan(metric.compute())
+
+
+def test_iou_refuses_what_is_no_mask() -> None:
+    with pytest.raises(ConfigError, match=r"outputs are \[2, 4\], masks \[2\].*model=unet"):
+        IoU(4).update(torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(ConfigError, match="average must be foreground or classes, got 'mean'"):
+        IoU(4, "mean")
+
+
+def test_mean_average_precision_is_scikit_learns() -> None:
+    from sklearn.metrics import average_precision_score
+
+    generator = torch.Generator().manual_seed(1)
+    outputs = torch.randn(500, 6, generator=generator).mul(2).round().div(2)  # with many equal ones
+    labels = (torch.rand(500, 6, generator=generator) < 0.2 + 0.3 * outputs.sigmoid()).float()
+    metric = MeanAveragePrecision()
+    for batch in zip(outputs.split(64), labels.split(64)):
+        metric.update(*batch)
+    assert metric.compute() == pytest.approx(average_precision_score(labels.numpy(), outputs.numpy()), abs=1e-12)
+    metric.reset()
+    assert math.isnan(metric.compute())
+
+
+def test_a_label_that_nobody_has_is_left_out_of_the_mean() -> None:
+    metric = MeanAveragePrecision()
+    metric.update(torch.tensor([[3.0, 1.0], [-1.0, 2.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    assert metric.compute() == 1.0
+
+
+def test_mean_average_precision_keeps_no_more_than_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlwp import metrics
+
+    monkeypatch.setattr(metrics, "_MOST_KEPT", 9)
+    metric = MeanAveragePrecision()
+    metric.update(torch.zeros(2, 4), torch.zeros(2, 4))
+    with pytest.raises(ConfigError, match=r"metrics.mean_average_precision=null"):
+        metric.update(torch.zeros(2, 4), torch.zeros(2, 4))
+
+
+def test_f1_is_scikit_learns() -> None:
+    from sklearn.metrics import f1_score
+
+    generator = torch.Generator().manual_seed(1)
+    outputs, labels = torch.randn(90, 5, generator=generator), (torch.rand(90, 5, generator=generator) < 0.4).float()
+    for threshold in (0.5, 0.2):
+        metric = F1(threshold)
+        for batch in zip(outputs.split(32), labels.split(32)):
+            metric.update(*batch)
+        chosen = (outputs.sigmoid() > threshold).numpy()
+        assert metric.compute() == pytest.approx(f1_score(labels.numpy(), chosen, average="micro"), abs=1e-12)
+    with pytest.raises(ConfigError, match=r"outputs are \[2, 4\], labels \[2\]"):
+        F1().update(torch.zeros(2, 4), torch.zeros(2))

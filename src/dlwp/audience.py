@@ -5,6 +5,7 @@ Knows nothing of what each does with what it hears.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from dlwp.models.objective import Objective
@@ -46,6 +47,7 @@ def hearers(
                 run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std,
                 samples=parts.data.samples,
                 texts=Texts(facts.encoding or {}, parts.device) if is_text else None,
+                masked=_masked(parts),
             )
         )  # fmt: skip
     if logger["plots"]:
@@ -69,3 +71,11 @@ def hearers(
         )
     )  # fmt: skip
     return observers
+
+
+def _masked(parts: Parts) -> Any:
+    """Return what makes the batch of pictures with masks that is shown, of val where there is one; None without."""
+    if parts.data.facts.task != "segmentation":
+        return None
+    loader = parts.loaders.get("val") or parts.loaders["train"]
+    return functools.cache(lambda: next(iter(loader.epoch(0))))

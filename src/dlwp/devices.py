@@ -87,8 +87,8 @@ def choose_precision(setting: str, device: torch.device, traits: Traits, task: s
     """Return the precision for `setting` ("auto" or a name in DTYPES), and the reason.
 
     bf16 is chosen where it is known to be both fast and as accurate: networks of convolutions or attention that
-    classify (pictures, or what comes next in a text), on a card of compute capability 8 or a processor with AVX512-BF16
-    or AMX. On a processor with AVX2 alone a bf16 product is emulated, hundreds of times slower than in fp32.
+    classify (samples, pixels, or what comes next in a text), on a card of compute capability 8 or a processor with
+    AVX512-BF16 or AMX. On one with AVX2 alone a bf16 product is emulated, hundreds of times slower than in fp32.
 
     Raises:
         MachineError: the precision asked for does not work on this device.
@@ -103,7 +103,7 @@ def choose_precision(setting: str, device: torch.device, traits: Traits, task: s
         return setting, "as asked"
     if not (traits.convolutions or traits.attention):
         return "fp32", "neither convolutions nor attention"
-    if task not in ("classification", "sequence"):
+    if task not in ("classification", "sequence", "segmentation", "multilabel"):
         return "fp32", f"task is {task}"
     fast, why = _bf16_is_fast(device)
     return ("bf16" if fast else "fp32"), why

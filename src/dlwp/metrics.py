@@ -21,10 +21,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dlwp import distributed
 from dlwp.errors import ConfigError
 
 _IGNORED = -100
 """Targets of this value are not counted: the `ignore_index` of torch's criteria."""
+
+_MOST_KEPT = 2**28
+"""Outputs that a metric keeps at most: 1.3 GiB with their targets."""
 
 
 def _reset(metric: Any) -> None:
@@ -153,16 +157,7 @@ class ConfusionMatrix:
 
 
 class BitsPerToken:
-    """The mean of -log2 of the probability given to the token that came: mean cross-entropy / ln 2.
-
-    Outputs are logits (B, K, ...), targets indices (B, ...).
-
-    Example:
-        >>> metric = BitsPerToken()
-        >>> metric.update(torch.zeros(1, 4, 3), torch.tensor([[0, 1, -100]]))
-        >>> metric.compute()
-        2.0
-    """
+    """The mean of -log2 p of the token that came, cross-entropy / ln 2: of logits (B, K, ...) and indices (B, ...)."""
 
     higher_is_better = False
     additive = True
@@ -184,6 +179,174 @@ class BitsPerToken:
 
     reset = _reset
     to = _to
+
+
+class IoU:
+    """The intersection over union of predicted and true pixels of a class, counted over a whole split: its mean.
+
+    IoU_k = predicted and true / (predicted or true), of the pixels that count. A class that occurs in neither is left
+    out of the mean.
+
+    Args:
+        num_classes: number of classes K.
+        average: "foreground" (all classes but the first, which is the background) or "classes" (all).
+
+    Example:
+        >>> metric = IoU(2)
+        >>> metric.update(torch.tensor([[[[2.0, 0.0]], [[0.0, 2.0]]]]), torch.tensor([[[1, 1]]]))
+        >>> metric.compute()
+        0.5
+
+    Source: Everingham et al. 2010, The Pascal Visual Object Classes Challenge, section 4.1.3.
+    """
+
+    higher_is_better = True
+    additive = counting = True
+
+    def __init__(self, num_classes: int, average: str = "foreground") -> None:
+        if average not in ("foreground", "classes"):
+            raise ConfigError(f"average must be foreground or classes, got {average!r}")
+        self.num_classes, self.average = num_classes, average
+        self.sums = _zeros(3, num_classes)  # rows: right, predicted, true
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs (B, K, H, W) logits, targets (B, H, W) classes."""
+        _check_dense(outputs, targets, self.num_classes)
+        found, counted = outputs.max(1).indices, targets != _IGNORED
+        rows = (found[counted & (found == targets)], found[counted], targets[counted])
+        self.sums += torch.stack([torch.bincount(row, minlength=self.num_classes) for row in rows]).to(self.sums)
+
+    def by_class(self) -> Tensor:
+        """Return the IoU of each class, (K,), float64; NaN of one that occurs nowhere."""
+        return self.sums[0] / (self.sums[1] + self.sums[2] - self.sums[0])
+
+    def compute(self) -> float:
+        """Return the mean in [0, 1]; NaN where none of the classes occurs."""
+        values = self.by_class()
+        return float((values[1:] if self.average == "foreground" else values).nanmean())
+
+    reset = _reset
+    to = _to
+
+
+class F1:
+    """F1 of several labels a sample, 2 · right / (predicted + true), of all labels of all samples together (micro).
+
+    Args:
+        threshold: probability above which a label counts as predicted.
+    """
+
+    higher_is_better = True
+    additive = counting = True
+
+    def __init__(self, threshold: float = 0.5) -> None:
+        if not 0 < threshold < 1:
+            raise ConfigError(f"threshold must be above 0 and below 1, got {threshold}")
+        self.logit = math.log(threshold / (1 - threshold))
+        self.sums = _zeros(2)  # right, predicted + true
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs (B, K) logits, targets (B, K) of 0 and 1."""
+        _check_labels(outputs, targets)
+        chosen, true = outputs > self.logit, targets > 0.5
+        _add(self, (chosen & true).sum(), chosen.sum() + true.sum())
+
+    def compute(self) -> float:
+        """Return F1 in [0, 1]; NaN where nothing is there or predicted."""
+        return float(2 * self.sums[0] / self.sums[1])
+
+    reset = _reset
+    to = _to
+
+
+class MeanAveragePrecision:
+    """The mean over labels of their average precision, from the outputs of all samples; exact.
+
+    It is no sum, so all outputs are kept, on the host: 5 bytes a label and sample. A label that no sample has is left
+    out of the mean. In training it is not kept.
+
+    Source: as scikit-learn's average_precision_score; Everingham et al. 2010, section 4.2, without interpolation.
+    """
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._count = 0
+
+    @torch.no_grad()
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: outputs (B, K) logits, targets (B, K) of 0 and 1."""
+        _check_labels(outputs, targets)
+        self._count += outputs.numel()
+        if self._count > _MOST_KEPT:
+            raise ConfigError(
+                f"mean_average_precision keeps every output, and more than {_MOST_KEPT:,} of them come. "
+                "metrics.mean_average_precision=null"
+            )
+        self._kept.append((outputs.float().cpu(), (targets > 0.5).cpu()))
+
+    def compute(self) -> float:
+        """Return the mean in [0, 1]; NaN where no label occurs."""
+        kept = self._kept
+        if distributed.world_size() > 1:
+            kept = [pair for one in distributed.gathered(kept) for pair in one]
+        if not kept:
+            return math.nan
+        outputs, labels = (torch.cat(column) for column in zip(*kept, strict=True))
+        values = [average_precision(*pair) for pair in zip(outputs.T, labels.T, strict=True)]
+        return float(torch.tensor(values, dtype=torch.float64).nanmean())
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self._kept, self._count = [], 0
+
+    def to(self, device: torch.device | str) -> MeanAveragePrecision:
+        """Return the metric: what it keeps stays on the host."""
+        return self
+
+
+def average_precision(outputs: Tensor, labels: Tensor) -> float:
+    """Return sum over thresholds of (recall_n - recall_(n-1)) · precision_n; equal outputs are one threshold.
+
+    Args:
+        outputs: (N,), larger for samples that are likelier to have the label. labels: bool (N,).
+
+    Returns:
+        In [0, 1]; NaN where no sample has the label.
+
+    >>> average_precision(torch.tensor([0.9, 0.8, 0.1]), torch.tensor([True, False, True]))
+    0.8333333333333333
+    """
+    total = int(labels.sum())
+    if not total:
+        return math.nan
+    values, order = outputs.sort(descending=True, stable=True)
+    right = labels[order].double().cumsum(0)
+    last = torch.ones(len(values), dtype=torch.bool)
+    last[:-1] = values[1:] != values[:-1]  # of each run of equal outputs
+    found = right[last]
+    precision = found / (last.nonzero().flatten() + 1)
+    return float((found.diff(prepend=found.new_zeros(1)) / total * precision).sum())
+
+
+def _check_labels(outputs: Tensor, targets: Tensor) -> None:
+    if outputs.dim() != 2 or outputs.shape != targets.shape:
+        raise ConfigError(
+            f"outputs are {list(outputs.shape)}, labels {list(targets.shape)}: both (B, K) are needed, "
+            "with a 0 or 1 for each label. data=multilabel"
+        )
+
+
+def _check_dense(outputs: Tensor, targets: Tensor, num_classes: int) -> None:
+    expected = (len(outputs), *outputs.shape[2:])
+    if outputs.dim() != 4 or targets.shape != expected or outputs.shape[1] != num_classes:
+        raise ConfigError(
+            f"outputs are {list(outputs.shape)}, masks {list(targets.shape)}: outputs (B, {num_classes}, H, W) and "
+            "masks (B, H, W) are needed. model=unet"
+        )
 
 
 class MAE:

@@ -121,6 +121,17 @@ def _check_outputs(parts: Parts, outputs: Any, targets: Any) -> None:
             f"Give targets of {list(outputs.shape[1:])} a sample, or a model with outputs of {list(targets.shape[1:])}"
         )
     classes = facts.num_classes
+    dense = (len(targets), classes, *targets.shape[1:])
+    if facts.task == "segmentation" and isinstance(criterion, nn.CrossEntropyLoss) and tuple(outputs.shape) != dense:
+        raise ConfigError(
+            f"masks are {list(targets.shape)}, the model gives {list(outputs.shape)}; {list(dense)} are needed, one"
+            " logit a class and pixel. model=unet"
+        )
+    if facts.task == "classification" and outputs.ndim == 4 and targets.ndim == 1:
+        raise ConfigError(
+            f"the model gives a class for each pixel, {list(outputs.shape)}, the data one for each picture. "
+            "model=resnet, or data=segmentation"
+        )
     if facts.task == "classification" and classes and outputs.ndim == 2 and isinstance(criterion, nn.CrossEntropyLoss):
         if outputs.shape[1] < classes:
             raise ConfigError(

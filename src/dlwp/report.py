@@ -254,7 +254,9 @@ def evaluation_lines(found: Mapping[str, Any], most: int = 20) -> list[str]:
     elif found.get("baseline"):
         table["baseline"] = [_baseline_line(name, found["baseline"]) for name in ("trees", "constant")]
     if found["by_class"]:
-        table["classes"] = _class_table(found["by_class"], most)
+        kinds = {"iou": _mask_table, "average_precision": _label_table}
+        table_of = next((kind for key, kind in kinds.items() if key in found["by_class"][0]), _class_table)
+        table["classes"] = table_of(found["by_class"], most)
     if found["left_out"]:
         first, count = found["left_out"][0], len(found["left_out"])
         text = f"{count:,} samples could not be read, others took their places: {first['file']}"
@@ -300,15 +302,46 @@ def _class_table(classes: Sequence[Mapping[str, Any]], most: int) -> list[str]:
         between = "–" if bounds is None else f"{bounds[0]:.1%} to {bounds[1]:.1%}"
         shares = [_percent(one[key]) for key in ("precision", "recall", "f1")]
         rows.append((_shortened(one["class"]), f"{one['samples']:,}", *shares[:2], between, shares[2]))
+    return _in_columns(rows, len(ranked) - most)
+
+
+def _mask_table(classes: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """Return a table with a row a class, the lowest IoU first."""
+    ranked = sorted(classes, key=lambda one: math.inf if one["iou"] is None else one["iou"])
+    total = sum(one["samples"] for one in classes) or 1
+    rows: list[tuple[str, ...]] = [("class", "of pixels", "IoU", "precision", "recall", "Dice")]
+    for one in ranked[:most]:
+        shares = [_percent(one[key]) for key in ("iou", "precision", "recall", "f1")]
+        rows.append((_shortened(one["class"]), _percent(one["samples"] / total), *shares))
+    values = [one["iou"] for one in classes if one["iou"] is not None]
+    if values:
+        rows.append(("mean of all", "", _percent(math.fsum(values) / len(values)), "", "", ""))
+    return _in_columns(rows, len(ranked) - most)
+
+
+def _label_table(classes: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+    """Return a table with a row a label, the lowest average precision first."""
+    key = "average_precision"
+    ranked = sorted(classes, key=lambda one: math.inf if one[key] is None else one[key])
+    rows: list[tuple[str, ...]] = [("label", "samples", "average precision", "precision", "recall", "F1")]
+    for one in ranked[:most]:
+        shares = [_percent(one[name]) for name in (key, "precision", "recall", "f1")]
+        rows.append((_shortened(one["class"]), f"{one['samples']:,}", *shares))
+    return _in_columns(rows, len(ranked) - most)
+
+
+def _in_columns(rows: Sequence[Sequence[str]], left_out: int) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    if len(ranked) > most:
-        lines.append(f"and {len(ranked) - most:,} more (format=json has all)")
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    if left_out > 0:
+        lines.append(f"and {left_out:,} more (format=json has all)")
     return lines
 
 
 def _worst_line(one: Mapping[str, Any]) -> str:
     where = f"sample {one['sample']:,}" if one["file"] is None else one["file"]
+    if "iou" in one:
+        return f"IoU {one['iou']:.1%} ({where})"
     if "probability" in one:
         true, predicted = _shortened(one["true"]), _shortened(one["predicted"])
         return f"{true} taken for {predicted}, {one['probability']:.1%} sure ({where})"

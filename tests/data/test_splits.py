@@ -143,3 +143,8 @@ def test_class_weights_make_all_classes_count_alike() -> None:
     weights, reason = class_weights(splits)
     assert [weight * count for weight, count in zip(weights, (700, 250, 50))] == pytest.approx([1000 / 3] * 3)
     assert reason == "train has 50 to 700 samples a class"
+
+
+def test_what_a_reader_warns_of_is_still_told_when_validation_is_cut() -> None:
+    splits = Splits(ArrayDataset(torch.zeros(10, 2), torch.zeros(10)), warnings=["3 pictures are left out"])
+    assert cut_validation(splits, 0.2, seed=0).warnings == ["3 pictures are left out"]

@@ -33,18 +33,22 @@ _DESCRIPTION = """Say what is in pictures: the likeliest classes of each; go on 
   dlwp-predict photos/ features=features.npz    what the last layer is given; .safetensors, or a folder for
                                                 TensorBoard's projector
   dlwp-predict photos/ precision=fp32           or bf16, fp16; else auto: bf16 where that is faster, which then is said
+  dlwp-predict checkpoint=RUN cells/ output=masks   of a run that finds masks (data=segmentation): a PNG each;
+                                                plots=true adds masks/overlays
+  dlwp-predict checkpoint=RUN photo.jpg threshold=0.3   of a run of several labels (data=multilabel): all above it (0.5)
   dlwp-predict checkpoint=RUN new.csv output=out.csv   rows of a table, with the predictions behind them; new.npy alike
   dlwp-predict checkpoint=RUN prompt="ROMEO:"   a run of data=sequence: how a text goes on; length=500 tokens,
                                                 temperature=0.8, top_k=NUMBER, seed=0
   dlwp-predict checkpoint=RUN table.csv         a run of data=timeseries: the rows after the table's end; plots=true
 """
-_OWN = {
+DEFAULTS = {
     "checkpoint": "", "format": "table", "output": "", "top_k": "", "batch_size": "32", "plots": "false",
-    "features": "", "precision": "auto", "prompt": "", "length": "", "temperature": "", "seed": "",
+    "features": "", "precision": "auto", "threshold": "", "prompt": "", "length": "", "temperature": "", "seed": "",
 }  # fmt: skip
+"""The keys of the command, as they are where they are not typed."""
 _OTHERS = {
-    "ArrayPredictor": "predict_arrays", "RowPredictor": "predict_rows", "SeriesPredictor": "predict_series",
-    "TextPredictor": "predict_text",
+    "ArrayPredictor": "predict_arrays", "MaskPredictor": "predict_masks", "RowPredictor": "predict_rows",
+    "SeriesPredictor": "predict_series", "TextPredictor": "predict_text",
 }  # fmt: skip
 """Class of a predictor of other things than pictures -> the module of this room whose `predict` shows what it finds."""
 _FURTHER = ("model", "device", "trust", "trainer.tta")
@@ -70,8 +74,7 @@ def _predict() -> int:
             raise ConfigError(f"{key}={own[key]} has no effect on pictures: it is for runs of data=sequence")
     if not named:
         raise ConfigError("no picture is given. dlwp-predict photo.jpg, a folder, a pattern, or - for standard input")
-    own["top_k"] = own["top_k"] or "5"
-    top_k, batch_size = _number(own, "top_k"), _number(own, "batch_size")
+    top_k, batch_size = number(own, "top_k") if own["top_k"] else None, number(own, "batch_size")
     plots = {"false": None, "true": "predictions.png"}.get(own["plots"], own["plots"])
     from dlwp.inference import sources
 
@@ -88,8 +91,9 @@ def _predict() -> int:
             f"machine  {predictor.precision} ({predictor.reason}); precision=fp32 for the last digits", file=sys.stderr
         )
     keep = plots is not None or bool(own["features"] and not Path(own["features"]).suffix)
+    threshold = _threshold(own["threshold"], predictor)
     found = predictor.predict(
-        given, top_k=top_k, batch_size=batch_size, features=bool(own["features"]),
+        given, top_k=top_k, threshold=threshold, batch_size=batch_size, features=bool(own["features"]),
         keep_pictures=keep,
     )  # fmt: skip
     done = _shown(found, own, len(given), keep=bool(own["features"] or plots or own["format"] == "json"))
@@ -114,7 +118,7 @@ def _read() -> tuple[dict[str, str], list[str], list[str]]:
     )
     parser.add_argument("--version", action="version", version=f"dlwp {__version__}")
     parser.add_argument("words", nargs="*", metavar="PICTURE or key=value", help="pictures, keys as above, settings")
-    own, words, named = {**_OWN, "typed": ""}, list[str](), list[str]()
+    own, words, named = {**DEFAULTS, "typed": ""}, list[str](), list[str]()
     for word in parser.parse_intermixed_args().words:
         if "=" not in word or Path(word).exists():
             named.append(word)
@@ -128,10 +132,29 @@ def _read() -> tuple[dict[str, str], list[str], list[str]]:
     return own, words, named
 
 
-def _number(own: dict[str, str], key: str) -> int:
+def number(own: dict[str, str], key: str) -> int:
+    """Return the value of a key that is a count.
+
+    Raises:
+        ConfigError: it is none.
+    """
     if not own[key].isdigit() or int(own[key]) < 1:
         raise ConfigError(f"{key} must be a whole number ≥ 1, got '{own[key]}'")
     return int(own[key])
+
+
+def _threshold(text: str, predictor: Any) -> float:
+    if not text:
+        return 0.5
+    if predictor.facts.task != "multilabel":
+        raise ConfigError(f"threshold={text} has no effect: {predictor.name} gives one class a picture. top_k=5")
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise ConfigError(f"threshold must be a probability, at least 0 and below 1, got '{text}'")
+    return value
 
 
 # ---- what is shown --------------------------------------------------------------------------------------------------
@@ -176,6 +199,8 @@ def _lines(one: Predicted) -> list[str]:
     """Return the block of a picture: its name, then a line for each class."""
     from dlwp.inference.sources import name_of
 
+    if not one.predictions:
+        return [name_of(one.source), "       –  no label above the threshold"]
     return [name_of(one.source), *(f"{best.probability:>8.2%}  {best.label}" for best in one.predictions)]
 
 
@@ -197,7 +222,8 @@ def _write_features(path: Path, done: Sequence[Predicted]) -> None:
         return
     pictures = [one.picture for one in good if one.picture is not None]
     vectors.write(
-        path.expanduser(), [name_of(one.source) for one in good], [one.predictions[0].label for one in good],
+        path.expanduser(), [name_of(one.source) for one in good],
+        [one.predictions[0].label if one.predictions else "" for one in good],
         torch.stack([one.features for one in good]),  # type: ignore[misc]
         torch.stack(pictures) if pictures else None,
     )  # fmt: skip

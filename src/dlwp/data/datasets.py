@@ -134,6 +134,7 @@ class Facts:
         if self.num_classes:
             reason = f"data has {self.num_classes} classes"
             answers["num_classes"] = answers["out_features"] = (self.num_classes, reason)
+            answers["average"] = ("foreground" if self.num_classes == 2 else "classes", reason)
         elif self.task == "regression":
             answers["out_features"] = (math.prod(self.target_shape), f"a target is {list(self.target_shape)}")
         if self.inputs is not None:

@@ -5,8 +5,7 @@ Knows nothing of models; how large pictures are to be comes as arguments.
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from dlwp import devices
 from dlwp.data import pictures
 from dlwp.data.datasets import ArrayDataset, Facts, Splits
 from dlwp.data.pictures import Form, Listing
-from dlwp.errors import ConfigError, DataError, nearest
+from dlwp.errors import ConfigError, DataError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SHARE = 0.5  # of the free memory that decoded pictures may take
@@ -54,24 +53,16 @@ def imagefolder(
         DataError: there is no such folder, it has another layout, a class is empty or foreign to train, or pictures
             cannot be read (all of them are named).
     """
-    folder = Path(root).expanduser()
-    form = _form(image_size, resize, interpolation, fit)
+    folder = pictures.existing_folder(root)
+    form = form_of(image_size, resize, interpolation, fit)
     folders = _folders(folder)
     classes = _classes(folder, folders)
     listings = {name: pictures.list_pictures(one, classes) for name, one in folders.items()}
-    notes = [f"pictures of {folder}, made {image_size}x{image_size} ({_words(form)})"]
-    warnings = [*_few(listings, classes), *_twice(listings)]
-    count = sum(len(listing.paths) for listing in listings.values())
-    needed, free = count * image_size * image_size * 3, devices.free_host_memory()
-    if loader == "memory" and needed > free:
-        sizes = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
-        raise DataError(f"{count:,} pictures take {sizes}. data.loader=workers")
-    in_memory = loader == "memory" or (loader == "auto" and needed <= _SHARE * free)
-    found: dict[str, Dataset[Any]] = {name: PictureFiles(one, form) for name, one in listings.items()}
-    if in_memory:
-        found, left_out = _decoded(listings, form, on_error == "skip")
-        if left_out:
-            notes.append(f"left out {len(left_out):,} pictures that cannot be read: {left_out[0]}")
+    notes = [f"pictures of {folder}, made {image_size}x{image_size} ({words_of(form)})"]
+    paths = {name: listing.paths for name, listing in listings.items()}
+    warnings = [*_few(listings, classes), *pictures.in_two_splits(paths)]
+    found, told = decoded(listings, form, loader, on_error)
+    notes += told
     facts = Facts(
         task="classification", num_classes=len(classes), classes=classes,
         form={"fit": fit, "resize": form.resize, "interpolation": interpolation},
@@ -79,7 +70,35 @@ def imagefolder(
     return Splits(found["train"], found.get("val"), found.get("test"), facts, notes, warnings)
 
 
-def _form(image_size: int, resize: int | None, interpolation: str, fit: str) -> Form:
+def decoded(
+    listings: dict[str, Listing], form: Form, loader: str, on_error: str
+) -> tuple[dict[str, Dataset[Any]], list[str]]:
+    """Return the pictures of each split, in memory where they are to be and fit, and what is to be told of it.
+
+    Args:
+        listings: of the splits. form: what pictures are made. loader, on_error: as `imagefolder` takes them.
+
+    Raises:
+        DataError: they do not fit in memory, or cannot be read.
+    """
+    count = sum(len(listing.paths) for listing in listings.values())
+    needed, free = count * form.height * form.width * 3, devices.free_host_memory()
+    if loader == "memory" and needed > free:
+        sizes = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
+        raise DataError(f"{count:,} pictures take {sizes}. data.loader=workers")
+    if loader != "memory" and (loader != "auto" or needed > _SHARE * free):
+        return {name: PictureFiles(one, form) for name, one in listings.items()}, []
+    found, left_out = _decoded(listings, form, on_error == "skip")
+    told = f"left out {len(left_out):,} pictures that cannot be read: {left_out[0]}" if left_out else None
+    return found, [told] if told else []
+
+
+def form_of(image_size: int, resize: int | None, interpolation: str, fit: str) -> Form:
+    """Return the form that keys of data name.
+
+    Raises:
+        ConfigError: one of them cannot be.
+    """
     if interpolation not in ("bilinear", "bicubic"):
         raise ConfigError(f"data.interpolation must be bilinear or bicubic, got {interpolation!r}")
     if fit not in ("crop", "stretch"):
@@ -91,7 +110,8 @@ def _form(image_size: int, resize: int | None, interpolation: str, fit: str) -> 
     return Form(image_size, image_size, fit, resize if fit == "crop" else None, interpolation)
 
 
-def _words(form: Form) -> str:
+def words_of(form: Form) -> str:
+    """Return in a few words how pictures are made square."""
     if form.fit == "stretch":
         return f"stretched, {form.interpolation}"
     scaled = f"shorter side to {form.resize}, " if form.resize else ""
@@ -103,11 +123,6 @@ def _words(form: Form) -> str:
 
 def _folders(folder: Path) -> dict[str, Path]:
     """Return the folder of each split; of one without splits all is train."""
-    if not folder.is_dir():
-        siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
-        near = nearest(folder.name, siblings, 1)
-        hint = f" Near it: '{folder.parent / near[0]}'" if near else ""
-        raise DataError(f"no data folder '{folder}' (data.root).{hint}")
     inside = pictures.class_names(folder)
     found = {name: folder / one for name, known in _SPLITS.items() for one in known if one in inside}
     if "train" not in found:
@@ -147,25 +162,6 @@ def _few(listings: dict[str, Listing], classes: Sequence[str]) -> list[str]:
     return found
 
 
-def _twice(listings: dict[str, Listing]) -> list[str]:
-    """Return a sentence on files that stand in two splits: of equal size, and then of equal content."""
-    by_size: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
-    for name, listing in listings.items():
-        for path in listing.paths:
-            by_size[Path(path).stat().st_size].append((name, path))
-    doubtful = [group for group in by_size.values() if len({name for name, _ in group}) > 1]
-    first: defaultdict[bytes, dict[str, str]] = defaultdict(dict)
-    for group in doubtful:
-        for name, path in group:
-            with Path(path).open("rb") as file:
-                first[hashlib.file_digest(file, "blake2b").digest()].setdefault(name, path)
-    same = [places for places in first.values() if len(places) > 1]
-    if not same:
-        return []
-    shown = " = ".join(same[0].values())
-    return [f"{len(same):,} pictures stand in more than one split, which makes results too good: {shown}"]
-
-
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
@@ -174,11 +170,11 @@ def _some(names: Sequence[str]) -> str:
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
-class PictureFiles(Dataset[tuple[Tensor, int]]):
-    """Picture files, decoded as they are asked for: (uint8 (3, H, W), class).
+class PictureFiles(Dataset[tuple[Tensor, Any]]):
+    """Picture files, decoded as they are asked for: (uint8 (3, H, W), class), or with the labels, float32 (K,).
 
     Attributes:
-        samples: (path, class) of each. targets: the classes alone.
+        samples: (path, class or labels) of each. targets: these alone.
     """
 
     def __init__(self, listing: Listing, form: Form) -> None:
@@ -189,8 +185,9 @@ class PictureFiles(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         path, target = self.samples[index]
+        target = torch.tensor(target) if isinstance(target, list) else target
         return torch.from_numpy(pictures.decode(path, index, self._form).copy()).permute(2, 0, 1), target
 
 
@@ -198,10 +195,10 @@ class HeldPictures(ArrayDataset):
     """Decoded pictures of known files.
 
     Attributes:
-        samples: (path, class) of each, as `PictureFiles` has it.
+        samples: (path, class) of each, as `PictureFiles` has it; or a path and what else its target is of.
     """
 
-    def __init__(self, inputs: Tensor, targets: Tensor, samples: list[tuple[str, int]]) -> None:
+    def __init__(self, inputs: Tensor, targets: Tensor, samples: list[tuple[str, Any]]) -> None:
         super().__init__(inputs, targets)
         self.samples = samples
 

@@ -1,4 +1,4 @@
-"""Own the random changes of whole batches that `data.augment` can name, each with its paper.
+"""Own the random changes of whole batches that `data.augment` can name: of colours and of mixing, with their papers.
 
 Knows nothing of their order, of scaling or of normalisation. Each draws on the host, per picture, from the generator
 that it is given, and computes on the device of the batch.
@@ -7,141 +7,34 @@ that it is given, and computes on the device of the batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlwp import randomness
-from dlwp.data.datasets import is_channels_last
+from dlwp.data.geometry import (
+    IGNORED,
+    Crop,
+    Flip,
+    ResizedCrop,
+    Rotate90,
+    VerticalFlip,
+    Window,
+    is_dense,
+    need_pictures,
+    uniform,
+    warped,
+)
 from dlwp.devices import sent
 from dlwp.errors import ConfigError
 
 
-def _need_pictures(inputs: Tensor, name: str) -> None:
-    if inputs.dim() != 4:
-        raise ConfigError(
-            f"data.augment: {name} needs pictures (C, H, W), not {tuple(inputs.shape[1:])}. data.augment=null"
-        )
-
-
-def _uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.empty(count).uniform_(low, high, generator=generator)
-
-
 def _per_picture(values: Tensor, like: Tensor) -> Tensor:
     return sent(values.to(like.dtype) if like.is_floating_point() else values, like.device).view(-1, 1, 1, 1)
-
-
-@dataclass(frozen=True)
-class Crop:
-    """Pad each side and cut a window of the old size at a random place.
-
-    A row of the window is a run of memory in the padded batch, so that one `index_select` of rows does it: 10 times
-    faster than indexing pixels.
-
-    Args:
-        padding: pixels on each side.
-        mode: what is padded with: "zeros" (black) or "reflect".
-
-    Source: Lee et al. 2015, Deeply-Supervised Nets; He et al. 2015, section 4.2.
-    """
-
-    padding: int = 4
-    mode: str = "zeros"
-    moves_only: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("zeros", "reflect") or self.padding < 0:
-            raise ConfigError(
-                f"data.augment: crop takes padding >= 0 and mode zeros or reflect, got {self.padding}, {self.mode}"
-            )
-
-    def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
-        """Crop (B, C, H, W)."""
-        _need_pictures(inputs, "crop")
-        offsets = sent(torch.randint(2 * self.padding + 1, (2, len(inputs)), generator=generator), inputs.device)
-        if is_channels_last(inputs):
-            return self._cut(inputs.permute(0, 2, 3, 1).unsqueeze(1), offsets)[:, 0].permute(0, 3, 1, 2), targets
-        return self._cut(inputs.contiguous().unsqueeze(-1), offsets)[..., 0], targets
-
-    def _cut(self, planes: Tensor, offsets: Tensor) -> Tensor:
-        """Cut from (B, P, H, W, Q), contiguous: P planes of pixels of Q numbers each."""
-        batch, count, height, width, depth = planes.shape
-        pad, wide = self.padding, (width + 2 * self.padding) * depth
-        if self.mode == "reflect":
-            moved = planes.movedim(-1, 1).reshape(batch, -1, height, width)
-            padded = F.pad(moved.float(), (pad,) * 4, mode="reflect").to(planes.dtype)
-            padded = padded.view(batch, depth, count, *padded.shape[-2:]).movedim(1, -1).contiguous()
-        else:
-            padded = F.pad(planes, (0, 0, pad, pad, pad, pad))
-        flat, length = padded.view(-1), width * depth
-        runs = flat.as_strided((flat.numel() - length + 1, length), (1, 1))  # every run of memory as long as a row
-        device = planes.device
-        plane = torch.arange(batch * count, device=device).view(batch, count, 1) * ((height + 2 * pad) * wide)
-        row = (offsets[0].view(-1, 1, 1) + torch.arange(height, device=device)) * wide
-        starts = plane + row + (offsets[1] * depth).view(-1, 1, 1)
-        return runs.index_select(0, starts.view(-1)).view(planes.shape)
-
-    def __str__(self) -> str:
-        """Return the name and the padding."""
-        return f"crop {self.padding} px"
-
-
-@dataclass(frozen=True)
-class Flip:
-    """Mirror pictures left to right.
-
-    Args:
-        probability: for each picture, 0 to 1.
-        alternate: mirror half of the pictures in one epoch and the other half in the next, in turn, so that any two
-            epochs show each picture both ways; which half a picture belongs to is drawn once.
-
-    Source: Krizhevsky et al. 2012, section 4.1; Jordan 2024, arXiv 2404.00498, section 3.6 (alternate).
-    """
-
-    probability: float = 0.5
-    alternate: bool = False
-    moves_only: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if self.alternate and self.probability != 0.5:
-            raise ConfigError("data.augment: flip with alternate mirrors half of the pictures: leave probability out")
-
-    @property
-    def needs_samples(self) -> bool:
-        """Whether it is called with the samples' numbers, the epoch and the seed of the run as well."""
-        return self.alternate
-
-    def __call__(
-        self,
-        inputs: Tensor,
-        targets: Any,
-        generator: torch.Generator,
-        samples: Tensor | None = None,
-        epoch: int = 0,
-        seed: int = 0,
-    ) -> tuple[Tensor, Any]:
-        """Flip (B, C, H, W)."""
-        _need_pictures(inputs, "flip")
-        if self.alternate:
-            assert samples is not None
-            flipped = randomness.coins(seed, "flip", samples) ^ (epoch % 2 == 1)
-        else:
-            flipped = torch.rand(len(inputs), generator=generator) < self.probability
-        choice = sent(torch.arange(len(inputs)) + len(inputs) * flipped, inputs.device)
-        if is_channels_last(inputs):
-            pixels = inputs.permute(0, 2, 3, 1)
-            return torch.cat([pixels, pixels.flip(2)]).index_select(0, choice).permute(0, 3, 1, 2), targets
-        return torch.cat([inputs, inputs.flip(-1)]).index_select(0, choice), targets
-
-    def __str__(self) -> str:
-        """Return the name."""
-        return "alternating flip" if self.alternate else "flip"
 
 
 _GREY = (0.2989, 0.587, 0.114)
@@ -199,11 +92,11 @@ class Colour:
 
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Change (B, C, H, W) in [0, 1]."""
-        _need_pictures(inputs, "colour")
+        need_pictures(inputs, "colour")
         changes = ((self.brightness, _brightness), (self.contrast, _contrast), (self.saturation, _saturation))
         for strength, change in changes:
             if strength > 0:
-                inputs = change(inputs, _uniform(len(inputs), max(0.0, 1 - strength), 1 + strength, generator))
+                inputs = change(inputs, uniform(len(inputs), max(0.0, 1 - strength), 1 + strength, generator))
         return inputs, targets
 
     def __str__(self) -> str:
@@ -219,6 +112,11 @@ def _box(inputs: Tensor, heights: Tensor, widths: Tensor, tops: Tensor, lefts: T
     y = torch.arange(inputs.shape[2], device=inputs.device).view(1, 1, -1, 1)
     x = torch.arange(inputs.shape[3], device=inputs.device).view(1, 1, 1, -1)
     return (y >= tops) & (y < tops + heights) & (x >= lefts) & (x < lefts + widths)
+
+
+def _uncounted(inputs: Tensor, targets: Any, box: Tensor) -> Any:
+    """Return targets; of masks the pixels in the box (B, 1, H, W) do not count, as nothing is to be seen there."""
+    return targets.masked_fill(box[:, 0], IGNORED) if is_dense(inputs, targets) else targets
 
 
 @dataclass(frozen=True)
@@ -239,17 +137,18 @@ class Erasing:
 
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Erase in (B, C, H, W) in [0, 1]."""
-        _need_pictures(inputs, "erasing")
+        need_pictures(inputs, "erasing")
         count, channels, height, width = inputs.shape
         erased = torch.rand(count, generator=generator) < self.probability
-        areas = _uniform(count, *self.area, generator) * height * width
-        ratios = _uniform(count, math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
+        areas = uniform(count, *self.area, generator) * height * width
+        ratios = uniform(count, math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
         heights = (areas * ratios).sqrt().round().clamp(1, height).long()
         widths = (areas / ratios).sqrt().round().clamp(1, width).long()
         tops = (torch.rand(count, generator=generator) * (height - heights + 1)).long()
         lefts = (torch.rand(count, generator=generator) * (width - widths + 1)).long()
         colours = sent(torch.rand(count, channels, 1, 1, generator=generator), inputs.device).to(inputs.dtype)
-        return torch.where(_box(inputs, heights * erased, widths, tops, lefts), colours, inputs), targets
+        box = _box(inputs, heights * erased, widths, tops, lefts)
+        return torch.where(box, colours, inputs), _uncounted(inputs, targets, box)
 
     def __str__(self) -> str:
         """Return the name."""
@@ -260,6 +159,8 @@ def _mixed_targets(targets: Tensor, order: Tensor, share: float, num_classes: in
     """Return share · targets + (1 - share) · targets[order]; class indices (B,) become probabilities (B, K)."""
     if not isinstance(targets, Tensor):
         raise ConfigError(f"data.augment: {name} mixes targets, and this data has none that can be mixed")
+    if targets.dim() == 3 and not targets.is_floating_point():
+        raise ConfigError(f"data.augment: {name} mixes classes, and a mask has one a pixel. Leave {name} out")
     if not targets.is_floating_point():
         if num_classes is None or targets.dim() != 1:
             raise ConfigError(
@@ -314,7 +215,7 @@ class Cutmix:
 
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Mix (B, C, H, W) and targets (B,) or (B, K)."""
-        _need_pictures(inputs, "cutmix")
+        need_pictures(inputs, "cutmix")
         side = math.sqrt(1 - _share(self.alpha, generator))
         order = sent(torch.randperm(len(inputs), generator=generator), inputs.device)
         height, width = inputs.shape[-2:]
@@ -350,67 +251,28 @@ class Cutout:
 
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Cover squares in (B, C, H, W) in [0, 1]."""
-        _need_pictures(inputs, "cutout")
+        need_pictures(inputs, "cutout")
         count, _, height, width = inputs.shape
         y, x = (torch.randint(length, (count,), generator=generator) - self.size // 2 for length in (height, width))
         side = torch.full((count,), self.size)
-        return inputs.masked_fill(_box(inputs, side, side, y, x), 0.5), targets
+        box = _box(inputs, side, side, y, x)
+        return inputs.masked_fill(box, 0.5), _uncounted(inputs, targets, box)
 
     def __str__(self) -> str:
         """Return the name and the side."""
         return f"cutout {self.size} px"
 
 
-@dataclass(frozen=True)
-class ResizedCrop:
-    """Cut out a part of random size, shape and place, and scale it to the old size (bilinear).
-
-    Args:
-        scale: least and largest part of the area, in (0, 1].
-        ratio: least and largest width by height.
-
-    Source: Szegedy et al. 2014, Going Deeper with Convolutions, arXiv 1409.4842, section 6.
-    """
-
-    scale: Sequence[float] = (0.35, 1.0)
-    ratio: Sequence[float] = (3 / 4, 4 / 3)
-
-    def __post_init__(self) -> None:
-        if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
-            raise ConfigError(
-                "data.augment: resized_crop takes scale [least, largest] within (0, 1] and ratio [least, largest] above"
-                f" 0, got {list(self.scale)}, {list(self.ratio)}"
-            )
-
-    def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
-        """Crop (B, C, H, W)."""
-        _need_pictures(inputs, "resized_crop")
-        count = len(inputs)
-        area = _uniform(count, self.scale[0], self.scale[1], generator)
-        ratio = _uniform(count, math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
-        width, height = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
-        x, y = ((1 - side) * _uniform(count, -1, 1, generator) for side in (width, height))
-        zero = torch.zeros(count)
-        return _warp(inputs, torch.stack([width, zero, x, zero, height, y], 1).view(count, 2, 3)), targets
-
-    def __str__(self) -> str:
-        """Return the name and the scales."""
-        return f"resized crop of {self.scale[0]:.0%} to {self.scale[1]:.0%}"
-
-
 # ---- RandAugment ----------------------------------------------------------------------------------------------------
 
 
-def _warp(inputs: Tensor, matrices: Tensor) -> Tensor:
-    """Sample pictures where (B, 2, 3) matrices say, in coordinates of [-1, 1]; black outside."""
-    grid = F.affine_grid(sent(matrices, inputs.device).to(inputs.dtype), list(inputs.shape), align_corners=False)
-    return F.grid_sample(inputs, grid, padding_mode="zeros", align_corners=False)
+def _affine(row: int, column: int, strength: float) -> Callable[[Tensor, Tensor], Tensor]:
+    def matrices(inputs: Tensor, level: Tensor) -> Tensor:
+        found = torch.eye(2, 3).repeat(len(inputs), 1, 1)
+        found[:, row, column] = strength * level
+        return found
 
-
-def _affine(inputs: Tensor, row: int, column: int, values: Tensor) -> Tensor:
-    matrices = torch.eye(2, 3).repeat(len(inputs), 1, 1)
-    matrices[:, row, column] = values
-    return _warp(inputs, matrices)
+    return matrices
 
 
 def _rotate(inputs: Tensor, level: Tensor) -> Tensor:
@@ -418,7 +280,7 @@ def _rotate(inputs: Tensor, level: Tensor) -> Tensor:
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     stretch = inputs.shape[-1] / inputs.shape[-2]  # so that it is a rotation in pixels
     rows = [torch.stack([cosine, -sine / stretch, zero], 1), torch.stack([sine * stretch, cosine, zero], 1)]
-    return _warp(inputs, torch.stack(rows, 1))
+    return torch.stack(rows, 1)
 
 
 def _posterize(inputs: Tensor, level: Tensor) -> Tensor:
@@ -436,13 +298,16 @@ def _autocontrast(inputs: Tensor, level: Tensor) -> Tensor:
     return torch.where(high > low, (inputs - low) / (high - low).clamp_min(1e-6), inputs)
 
 
-_CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-    lambda inputs, level: inputs,
-    lambda inputs, level: _affine(inputs, 0, 1, 0.3 * level),  # shear
-    lambda inputs, level: _affine(inputs, 1, 0, 0.3 * level),
-    lambda inputs, level: _affine(inputs, 0, 2, 0.6 * level),  # shift by up to 0.3 of the side
-    lambda inputs, level: _affine(inputs, 1, 2, 0.6 * level),
+_MOVES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+    _affine(0, 1, 0.3),  # shear
+    _affine(1, 0, 0.3),
+    _affine(0, 2, 0.6),  # shift by up to 0.3 of the side
+    _affine(1, 2, 0.6),
     _rotate,
+)
+"""The changes of RandAugment that move pixels: pictures and a level in [-1, 1] for each -> matrices (B, 2, 3)."""
+
+_COLOURS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     lambda inputs, level: _brightness(inputs, 1 + 0.9 * level),
     lambda inputs, level: _contrast(inputs, 1 + 0.9 * level),
     lambda inputs, level: _saturation(inputs, 1 + 0.9 * level),
@@ -451,7 +316,7 @@ _CHANGES: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
     _solarize,
     _autocontrast,
 )
-"""The changes of RandAugment (all of the paper but equalize): pictures in [0, 1] and a level in [-1, 1] for each."""
+"""The others (all of the paper but equalize): pictures in [0, 1] and a level in [-1, 1] for each -> pictures."""
 
 
 @dataclass(frozen=True)
@@ -470,16 +335,24 @@ class RandAugment:
 
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Change (B, C, H, W) in [0, 1]."""
-        _need_pictures(inputs, "randaugment")
+        need_pictures(inputs, "randaugment")
         for _ in range(self.count):
-            chosen = torch.randint(len(_CHANGES), (len(inputs),), generator=generator)
+            chosen = torch.randint(1 + len(_MOVES) + len(_COLOURS), (len(inputs),), generator=generator)
             signs = 2.0 * torch.randint(2, (len(inputs),), generator=generator) - 1
             inputs = inputs.clone(memory_format=torch.preserve_format)
-            for number, change in enumerate(_CHANGES):
+            targets = targets.clone() if is_dense(inputs, targets) else targets
+            for number, change in enumerate((*_MOVES, *_COLOURS), 1):  # 0 leaves a picture as it is
                 members = (chosen == number).nonzero().view(-1)
-                if number and len(members):
-                    places = sent(members, inputs.device)
-                    inputs[places] = change(inputs[places], signs[members] * self.magnitude / 10)
+                if not len(members):
+                    continue
+                places, level = sent(members, inputs.device), signs[members] * self.magnitude / 10
+                if number > len(_MOVES):
+                    inputs[places] = change(inputs[places], level)
+                elif is_dense(inputs, targets):
+                    matrices = change(inputs[places], level)
+                    inputs[places], targets[places] = warped(inputs[places], targets[places], matrices)
+                else:
+                    inputs[places] = warped(inputs[places], None, change(inputs[places], level))[0]
         return inputs, targets
 
     def __str__(self) -> str:
@@ -489,6 +362,7 @@ class RandAugment:
 
 OPERATIONS: dict[str, type[Any]] = {
     "crop": Crop, "flip": Flip, "colour": Colour, "erasing": Erasing, "mixup": Mixup, "cutmix": Cutmix,
-    "randaugment": RandAugment, "cutout": Cutout, "resized_crop": ResizedCrop,
+    "randaugment": RandAugment, "cutout": Cutout, "resized_crop": ResizedCrop, "vertical_flip": VerticalFlip,
+    "rotate90": Rotate90, "window": Window,
 }  # fmt: skip
 """The operations by the name under which `data.augment` knows them."""

@@ -12,7 +12,8 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from dlwp import devices
 from dlwp.data.datasets import ArrayDataset
-from dlwp.errors import DataError, MachineError
+from dlwp.errors import DataError, MachineError, nearest
 from dlwp.runs import files
 from dlwp.settings import PICTURE_SUFFIXES
 
@@ -43,11 +44,11 @@ _UPRIGHT: dict[Any, tuple[bool, tuple[int, ...]]] = {
 
 @dataclass
 class Listing:
-    """The pictures of one split: paths, class indices, and a stamp of names, sizes and times of change."""
+    """The pictures of one split: paths, class indices (or lists of 0 and 1), and a stamp of names, sizes and times."""
 
     folder: Path
     paths: list[str]
-    targets: list[int]
+    targets: list[Any]
     stamp: bytes
 
 
@@ -131,6 +132,21 @@ def list_pictures(folder: Path, classes: Sequence[str]) -> Listing:
     return Listing(folder, paths, targets, digest.digest())
 
 
+def existing_folder(root: str) -> Path:
+    """Return the folder of `data.root`.
+
+    Raises:
+        DataError: there is none; it names one near it.
+    """
+    folder = Path(root).expanduser()
+    if not folder.is_dir():
+        siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] if folder.parent.is_dir() else []
+        near = nearest(folder.name, siblings, 1)
+        hint = f" Near it: '{folder.parent / near[0]}'" if near else ""
+        raise DataError(f"no data folder '{folder}' (data.root).{hint}")
+    return folder
+
+
 def _entries(folder: Path) -> list[tuple[str, int, int]]:
     found = []
     try:
@@ -197,7 +213,8 @@ class Form:
 
     Args:
         height, width: in pixels.
-        fit: "crop" scales until the shorter side fits and keeps the middle; "stretch" scales both sides as needed.
+        fit: "crop" scales until the shorter side fits and keeps the middle; "stretch" scales both sides as needed;
+            "pad" makes larger ones smaller until all of it fits, and leaves black what is free below and at the right.
         resize: with "crop", the shorter side is scaled to so many pixels, and then the middle is cut out; None: no more
             is cut off than the shape asks for.
         interpolation: "bilinear" or "bicubic", antialiased.
@@ -217,19 +234,47 @@ class Form:
 
     def kept(self, height: int, width: int) -> tuple[slice, slice]:
         """Return which rows and columns of a picture are kept."""
-        if self.fit == "stretch" or self.resize is not None:
+        if self.fit in ("stretch", "pad") or self.resize is not None:
             return slice(0, height), slice(0, width)
         scale = min(height / self.height, width / self.width)
         rows, columns = max(1, round(scale * self.height)), max(1, round(scale * self.width))
         top, left = (height - rows) // 2, (width - columns) // 2
         return slice(top, top + rows), slice(left, left + columns)
 
+    def filled(self, height: int, width: int) -> tuple[int, int]:
+        """Return how many rows and columns of the result a picture fills: all, but with fit="pad"."""
+        if self.fit != "pad":
+            return self.height, self.width
+        scale = min(1.0, self.height / height, self.width / width)
+        return max(1, round(scale * height)), max(1, round(scale * width))
+
     def ratio(self, height: int, width: int) -> float:
         """Return how many pixels of a picture become one, along the side on which it is fewer."""
         if self.resize is not None:
             return min(height, width) / self.resize
+        if self.fit == "pad":
+            return max(height / self.height, width / self.width)
         rows, columns = self.kept(height, width)
         return min((rows.stop - rows.start) / self.height, (columns.stop - columns.start) / self.width)
+
+
+def in_two_splits(paths: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return a sentence on files that stand in two splits: of equal size, and then of equal content."""
+    by_size: defaultdict[int, list[tuple[str, str]]] = defaultdict(list)
+    for name, listed in paths.items():
+        for path in listed:
+            by_size[Path(path).stat().st_size].append((name, path))
+    doubtful = [group for group in by_size.values() if len({name for name, _ in group}) > 1]
+    first: defaultdict[bytes, dict[str, str]] = defaultdict(dict)
+    for group in doubtful:
+        for name, path in group:
+            with Path(path).open("rb") as file:
+                first[hashlib.file_digest(file, "blake2b").digest()].setdefault(name, path)
+    same = [places for places in first.values() if len(places) > 1]
+    if not same:
+        return []
+    shown = " = ".join(same[0].values())
+    return [f"{len(same):,} pictures stand in more than one split, which makes results too good: {shown}"]
 
 
 def decode(path: Any, sample: int, form: Form | None = None) -> numpy.ndarray:
@@ -299,7 +344,18 @@ def formed(pixels: numpy.ndarray, form: Form) -> numpy.ndarray:
         return _cut(_scaled(kept, form.scaled(*kept.shape[:2]), form.interpolation), form)
     if kept.shape[:2] == (form.height, form.width):
         return kept
-    return _scaled(kept, (form.height, form.width), form.interpolation)
+    filled = form.filled(*kept.shape[:2])
+    return padded(_scaled(kept, filled, form.interpolation), form, 0)
+
+
+def padded(pixels: numpy.ndarray, form: Form, outside: int) -> numpy.ndarray:
+    """Return pixels (H, W) or (H, W, 3) with what they do not fill of the form set to `outside`."""
+    rows, columns = pixels.shape[:2]
+    if (rows, columns) == (form.height, form.width):
+        return pixels
+    whole = numpy.full((form.height, form.width, *pixels.shape[2:]), outside, pixels.dtype)
+    whole[:rows, :columns] = pixels
+    return whole
 
 
 def _scaled(pixels: numpy.ndarray, size: tuple[int, int], interpolation: str) -> numpy.ndarray:

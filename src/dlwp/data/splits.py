@@ -103,7 +103,7 @@ def cut_validation(splits: Splits, fraction: float, seed: int) -> Splits:
     how = "stratified" if classes is not None else "at random"
     note = f"val {count:,} ({100 * fraction:g}% of train, {how}, seed {seed})"
     parts = (_part(train, (~chosen).nonzero().view(-1)), _part(train, chosen.nonzero().view(-1)))
-    return Splits(parts[0], parts[1], splits.test, splits.facts, [*splits.notes, note])
+    return Splits(parts[0], parts[1], splits.test, splits.facts, [*splits.notes, note], splits.warnings)
 
 
 def take(dataset: Dataset[Any], count: int, seed: int) -> Dataset[Any]:
@@ -122,14 +122,24 @@ def take(dataset: Dataset[Any], count: int, seed: int) -> Dataset[Any]:
 def class_weights(splits: Splits) -> tuple[list[float], str]:
     """Return weights under which all classes count alike in a mean, N / (K · n_k), and the reason.
 
+    Of several labels a sample: how often each is not there for each time that it is, (N - n_k) / n_k, for `pos_weight`.
+
     Raises:
         ConfigError: the targets of train cannot be had without reading its samples, or are no classes.
     """
     found, num_classes = targets_of(as_arrays(splits.train)), splits.facts.num_classes
     if found is None or num_classes is None or found[0].dim() != 1:
         raise ConfigError("class weights 'auto' need class targets that can be read at once. Give them as a list")
-    counts = torch.bincount(found[0].long(), minlength=num_classes).clamp_min(1)
-    weights = len(found[0]) / (num_classes * counts.double())
+    if splits.facts.task == "multilabel":
+        counts = found[0].sum(0).clamp_min(1)
+        weights = (len(found[0]) - counts.double()).clamp_min(1) / counts
+        return weights.tolist(), f"train has {int(counts.min()):,} to {int(counts.max()):,} samples a label"
+    classes = found[0].flatten().long()
+    classes = classes[classes >= 0]  # of masks: without pixels that do not count
+    counts = torch.bincount(classes, minlength=num_classes).clamp_min(1)
+    weights = len(classes) / (num_classes * counts.double())
+    if splits.facts.task == "segmentation":
+        return weights.tolist(), f"{counts.min() / len(classes):.2%} to {counts.max() / len(classes):.1%} of the pixels"
     return weights.tolist(), f"train has {int(counts.min()):,} to {int(counts.max()):,} samples a class"
 
 

@@ -20,8 +20,10 @@ from dlwp.build import Parts
 from dlwp.data import timeseries
 from dlwp.data.facts import path_of
 from dlwp.errors import ConfigError, MachineError
-from dlwp.inference import figures, scores
+from dlwp.inference import figures, label_scores, mask_scores, scores
 from dlwp.inference.baseline import baselines
+from dlwp.inference.label_scores import LabelCollector
+from dlwp.inference.mask_scores import MaskCollector
 from dlwp.inference.samples import ClassCollector, Classified, ErrorCollector, Unread, Watched
 from dlwp.models.named_inputs import NamedStep
 from dlwp.nested import inputs_of
@@ -95,18 +97,20 @@ def measure(
         raise ConfigError(f"the data has no split '{split}'. It has: {', '.join(parts.loaders)}")
     facts = parts.data.facts
     naive = (facts.encoding or {}).get("baseline", {}).get(split)  # of a series
-    drawable = facts.task == "classification" or facts.target_names is not None
+    drawable = facts.task in ("classification", "segmentation") or facts.target_names is not None
     folder, refused = _place(place, output) if plots and drawable else (None, "")
     count = parts.loaders[split].num_samples
     found: dict[str, Any] = {"checkpoint": name, "split": split, "step": step, "num_samples": count}
-    found |= _measured(parts, trainer, split, all_classes=step is not None)
+    measured, collector = _measured(parts, trainer, split, all_classes=step is not None)
+    found |= measured
     found["num_samples"] = count = parts.loaders[split].num_samples  # of what is only iterated it is known by now
     found["baseline"] = baselines(parts, split) if baseline else naive
     points = found.pop("points")
     if naive is not None:
         found["baseline_line"] = timeseries.baseline_line(facts.encoding or {}, split)
     if folder is not None and found["by_class"]:
-        found["files"] = _draw(found, parts, folder)
+        drawn = _drawn_masks if isinstance(collector, MaskCollector) else _drawn_classes
+        found["files"] = _write(drawn(found, parts, collector), folder, split)
     elif folder is not None and naive is not None:
         found["files"] = _draw_forecasts(parts, split, folder)
     elif folder is not None and points is not None:
@@ -114,26 +118,24 @@ def measure(
     bounds = {name: pair for name, pair in found["intervals"].items() if pair is not None}
     found["line"] = report.values_line(found["values"], count, bounds)
     nothing = "none: there are no classes to draw" if output is not None else ""
-    found["note"] = refused if found["by_class"] or points is not None else nothing
+    found["note"] = refused if drawable and (found["by_class"] or points is not None) else nothing
     return found
 
 
-def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) -> dict[str, Any]:
-    """Pass over a split once; return values, and what a report adds to them."""
+def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) -> tuple[dict[str, Any], Any]:
+    """Pass over a split once; return values with what a report adds to them, and what collected it."""
     loader, unread, task = parts.loaders[split], Unread(), parts.data.facts.task
     if hasattr(loader, "listener"):
         loader.listener = unread
     watched = None
     ours = isinstance(parts.step, NamedStep | None)
     own_step = not ours or hasattr(type(parts.model), "training_step")  # its outputs may be anything
-    if task in ("classification", "regression") and not own_step:
-        facts = parts.data.facts
-        unit = facts.target_mean or 0.0, facts.target_std or 1.0
-        collector = ClassCollector() if task == "classification" else ErrorCollector(parts.device, _MOST_WORST, *unit)
+    collector = None if own_step else _collector(parts)
+    if collector is not None:
         trainer.step_function = watched = Watched(trainer.step_function, loader, collector)
     values = trainer.evaluate(loader, split) or {}
-    # neighbouring tokens depend on one another: an interval of independent trials would be too small
-    bounds = {} if task == "sequence" else scores.intervals(values, parts.metrics, loader.num_samples)
+    # neighbouring tokens and pixels depend on one another: an interval of independent trials would be too small
+    bounds = {} if task in ("sequence", "segmentation") else scores.intervals(values, parts.metrics, loader.num_samples)
     found: dict[str, Any] = {
         "values": values, "intervals": bounds, "macro_f1": None, "by_class": [], "confusion": [], "calibration": None,
         "regression": None, "worst": [], "files": {}, "points": None,
@@ -142,16 +144,35 @@ def _measured(parts: Parts, trainer: Trainer, split: str, *, all_classes: bool) 
         ],
     }  # fmt: skip
     if watched is None or not watched.fits:
-        return found
+        return found, None
+    names = parts.data.facts.classes or []
     if isinstance(collector, ErrorCollector):
         found |= {"regression": collector.values(), "worst": collector.worst(), "points": collector.points()}
-    else:
+    elif isinstance(collector, MaskCollector):
+        counts = collector.counts
+        found |= {"by_class": mask_scores.by_class(counts, names), "confusion": counts.tolist()}
+        found["worst"] = collector.worst()
+    elif isinstance(collector, LabelCollector):
+        found["by_class"] = label_scores.by_class(*collector.finish(), names)
+    elif isinstance(collector, ClassCollector):
         found |= _of_classes(parts, collector.finish(), values, all_classes)
     # in the place of one that could not be read stood another
     worst = [one for one in found["worst"] if one["sample"] not in unread.samples]
     dataset = getattr(parts.data, split)
     found["worst"] = [one | {"file": path_of(dataset, one["sample"])} for one in worst[:_MOST_WORST]]
-    return found
+    return found, collector
+
+
+def _collector(parts: Parts) -> Any:
+    """Return what keeps of each sample what is told of such data; None where nothing is."""
+    facts = parts.data.facts
+    if facts.task == "classification":
+        return ClassCollector()
+    if facts.task == "regression":
+        return ErrorCollector(parts.device, _MOST_WORST, facts.target_mean or 0.0, facts.target_std or 1.0)
+    if facts.task == "segmentation" and facts.num_classes:
+        return MaskCollector(facts.num_classes, _MOST_WORST)
+    return LabelCollector() if facts.task == "multilabel" else None
 
 
 def evaluator(parts: Parts) -> Trainer:
@@ -201,9 +222,17 @@ def _place(usual: Path, output: str | None) -> tuple[Path | None, str]:
     return place, ""
 
 
-def _draw(found: dict[str, Any], parts: Parts, place: Path) -> dict[str, str]:
-    """Write the pictures and return their paths by kind."""
-    from dlwp.observers.plots import draw_confusion, png
+def _drawn_masks(found: dict[str, Any], parts: Parts, collector: MaskCollector) -> dict[str, Any]:
+    """Return the figure of the worst pictures with their masks, by its name."""
+    dataset, samples = getattr(parts.data, found["split"]), [one["sample"] for one in found["worst"]]
+    truths = [dataset[sample][1] for sample in samples]
+    pictures = _pictures(dataset, samples)
+    return {"masks": mask_scores.draw_worst(found["worst"], pictures, truths, collector, found["split"])}
+
+
+def _drawn_classes(found: dict[str, Any], parts: Parts, _: Any) -> dict[str, Any]:
+    """Return the figures of a classification by their names."""
+    from dlwp.observers.plots import draw_confusion
 
     split = found["split"]
     drawn = {
@@ -213,8 +242,15 @@ def _draw(found: dict[str, Any], parts: Parts, place: Path) -> dict[str, str]:
     pictures = _pictures(getattr(parts.data, split), [one["sample"] for one in found["worst"]])
     if pictures:
         drawn["mistakes"] = figures.draw_mistakes(found["worst"], pictures, split)
+    return drawn
+
+
+def _write(drawn: dict[str, Any], place: Path, split: str) -> dict[str, str]:
+    """Write the figures and return their paths by name."""
+    from dlwp.observers.plots import png
+
     written: dict[str, str] = {}
-    for kind in ("confusion", "reliability", "mistakes"):
+    for kind in ("confusion", "reliability", "mistakes", "masks"):
         path = place / f"eval-{split}-{kind}.png"
         if kind in drawn:
             files.write_atomic(path, png(drawn[kind]))

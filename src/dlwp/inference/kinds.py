@@ -13,7 +13,7 @@ import torch
 from dlwp.inference import predictor
 from dlwp.inference.networks import Network
 
-_OF = {"arrays": "arrays", "sequence": "text", "series": "series", "table": "rows"}
+_OF = {"arrays": "arrays", "segmentation": "masks", "sequence": "text", "series": "series", "table": "rows"}
 """Kind of encoding (`Facts.encoding`), else task -> the module of this room whose `of_network` makes the predictor."""
 
 

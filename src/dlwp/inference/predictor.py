@@ -60,7 +60,8 @@ class Predictor:
     """Say what is in pictures.
 
     Args:
-        model: gives logits (B, K) of normalised pictures (B, C, H, W).
+        model: gives logits (B, K) of normalised pictures (B, C, H, W): of classes, or of labels that a picture may have
+            several of.
         facts: of the data that it was trained on: task, shape, normalisation, class names, and how pictures are formed.
         device: where it runs. tta: views that are averaged, as `trainer.tta`. name: for a person.
         precision: in which the network is computed, as `trainer.precision`; auto: bf16 where the machine is faster so.
@@ -88,7 +89,7 @@ class Predictor:
         precision: str = "fp32",
     ) -> None:
         shape = tuple(facts.input_shape)
-        if facts.task != "classification" or len(shape) != 3 or shape[0] not in (1, 3):
+        if facts.task not in ("classification", "multilabel") or len(shape) != 3 or shape[0] not in (1, 3):
             raise ConfigError(
                 f"{name} takes inputs of shape {list(shape)} for {facts.task}; predictions are made of pictures by "
                 "models that were trained to classify them"
@@ -103,12 +104,14 @@ class Predictor:
         self._outputs = with_views(self.model, tta)
         self._normalise = BatchTransform([], facts.mean, facts.std, train=False)
 
-    def __call__(self, picture: Any, top_k: int = 5) -> Any:
+    def __call__(self, picture: Any, top_k: int | None = None, threshold: float = 0.5) -> Any:
         """Return the likeliest classes of a picture, or of each of a list of pictures.
+
+        Of a model of several labels: all labels whose probability is above the threshold.
 
         Args:
             picture: a path, the bytes of a file, a PIL picture, uint8 (H, W, 3) or (3, H, W); or a list of such.
-            top_k: classes at most.
+            top_k: classes at most; None: 5, or all labels. threshold: of labels.
 
         Returns:
             A list of `Prediction`, likeliest first; of a list of pictures a list of such lists.
@@ -117,7 +120,7 @@ class Predictor:
             DataError: a picture cannot be read.
         """
         several = isinstance(picture, list | tuple)
-        found = list(self.predict(picture if several else [picture], top_k=top_k))
+        found = list(self.predict(picture if several else [picture], top_k=top_k, threshold=threshold))
         for one in found:
             if one.fault is not None:
                 raise DataError(one.fault)
@@ -127,7 +130,8 @@ class Predictor:
         self,
         sources: Sequence[Any],
         *,
-        top_k: int = 5,
+        top_k: int | None = None,
+        threshold: float = 0.5,
         batch_size: int = 32,
         features: bool = False,
         keep_pictures: bool = False,
@@ -136,13 +140,15 @@ class Predictor:
 
         Args:
             sources: as `__call__` takes them.
-            top_k: classes at most. batch_size: pictures that go through the network at once.
+            top_k, threshold: as `__call__` takes them. batch_size: pictures that go through the network at once.
             features: whether to give what the head is given, too. keep_pictures: whether to give the pictures.
         """
         head = stages.HeadInput(self.model, self.facts.num_classes) if features else None
+        several = self.facts.task == "multilabel"
+        limits = (len(self.classes) if several else 5) if top_k is None else top_k, threshold if several else -1.0
         try:
             for group, decoded in self._batches(sources, batch_size):
-                yield from self._of_batch(group, decoded, top_k, head, keep_pictures)
+                yield from self._of_batch(group, decoded, limits, head, keep_pictures)
         finally:
             if head is not None:
                 head.remove()
@@ -152,7 +158,8 @@ class Predictor:
         with torch.inference_mode(), devices.autocast(self.device, self.precision):
             inputs, _ = self._normalise(batch.to(self.device))
             outputs = self._outputs(inputs.contiguous(memory_format=torch.channels_last))
-            return outputs.float().softmax(1).cpu()
+            outputs = outputs.float()
+            return (outputs.sigmoid() if self.facts.task == "multilabel" else outputs.softmax(1)).cpu()
 
     def _batches(
         self, sources: Sequence[Any], batch_size: int
@@ -173,7 +180,7 @@ class Predictor:
             if isinstance(source, str | Path | bytes):
                 given: Any = io.BytesIO(source) if isinstance(source, bytes) else source
                 return pictures.decode(given, sample, self.form)
-            return pictures.formed(_pixels(source), self.form)
+            return pictures.formed(pixels_of(source), self.form)
         except DataError as error:
             return error
 
@@ -181,7 +188,7 @@ class Predictor:
         self,
         sources: Sequence[Any],
         decoded: Sequence[numpy.ndarray | DataError],
-        top_k: int,
+        limits: tuple[int, float],
         head: Any,
         keep_pictures: bool,
     ) -> Iterator[Predicted]:
@@ -190,7 +197,7 @@ class Predictor:
         if arrays:
             batch = torch.from_numpy(numpy.stack(arrays)).permute(0, 3, 1, 2)  # (B, H, W, 3) to (B, 3, H, W)
             values = self.probabilities(in_channels(batch, self.facts.input_shape[0]))
-            top = values.topk(min(top_k, values.shape[1]))
+            top = values.topk(min(limits[0], values.shape[1]))
             vectors = head.vectors().float().cpu() if head is not None else [None] * len(arrays)
             results = iter(list(zip(top.values.tolist(), top.indices.tolist(), vectors, batch)))
         for source, one in zip(sources, decoded, strict=True):
@@ -198,7 +205,7 @@ class Predictor:
                 yield Predicted(source, [], fault=one.message)
                 continue
             shares, indices, vector, picture = next(results)
-            named = [Prediction(self._label(at), at, share) for share, at in zip(shares, indices)]
+            named = [Prediction(self._label(at), at, share) for share, at in zip(shares, indices) if share > limits[1]]
             yield Predicted(source, named, vector, picture if keep_pictures else None)
 
     def _label(self, index: int) -> str:
@@ -213,8 +220,12 @@ def in_channels(batch: Tensor, channels: int) -> Tensor:
     return grey.round().to(torch.uint8).unsqueeze(1)  # type: ignore[union-attr]
 
 
-def _pixels(source: Any) -> numpy.ndarray:
-    """Return a picture that is in memory as uint8 (H, W, 3)."""
+def pixels_of(source: Any) -> numpy.ndarray:
+    """Return a picture that is in memory as uint8 (H, W, 3).
+
+    Raises:
+        DataError: it is none.
+    """
     if hasattr(source, "convert"):
         return numpy.asarray(source.convert("RGB"))
     array = source.detach().cpu().numpy() if isinstance(source, Tensor) else numpy.asarray(source)

@@ -166,7 +166,7 @@ class Watched:
         fits: whether the collector has taken every batch.
     """
 
-    def __init__(self, step: StepFunction, loader: Loader, collector: ClassCollector | ErrorCollector) -> None:
+    def __init__(self, step: StepFunction, loader: Loader, collector: Any) -> None:
         self._step = step
         self._loader = loader
         self._collector = collector

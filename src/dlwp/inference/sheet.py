@@ -42,7 +42,7 @@ def draw(found: Sequence[Predicted], file: Path) -> None:
         axes.set_title(_cut(Path(name_of(one.source)).name, 30), fontsize=8, color="0.35")
         lines = [f"{_cut(best.label, 24)}  {best.probability:.1%}" for best in one.predictions[:_SHOWN]]
         place: dict[str, Any] = {"ha": "center", "va": "top", "transform": axes.transAxes}
-        axes.text(0.5, -0.03, lines[0], weight="bold", fontsize=9, **place)
+        axes.text(0.5, -0.03, lines[0] if lines else "–", weight="bold", fontsize=9, **place)
         axes.text(0.5, -0.14, "\n".join(lines[1:]) or " ", color="0.35", fontsize=8, **place)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -1,4 +1,4 @@
-"""Own torchvision's networks for the classification of pictures, and the fetching of their published weights.
+"""Own torchvision's networks for the classification of pictures or their pixels, and their published weights.
 
 Knows nothing of data or training.
 """
@@ -18,16 +18,16 @@ from dlwp.runs.files import fault
 
 
 def torchvision_network(name: str, num_classes: int = 1000, tag: str | None = None, **options: Any) -> nn.Module:
-    """Return one of torchvision's networks for the classification of pictures.
+    """Return one of torchvision's networks for the classification of pictures, or of their pixels.
 
     Args:
-        name: as `torchvision.models` has it, such as "resnet50".
+        name: as `torchvision.models` has it, such as "resnet50", or "deeplabv3_resnet50" for pixels.
         num_classes: outputs K.
         tag: which of its published weights `model.pretrained=true` takes, such as "IMAGENET1K_V1"; None: the best.
         options: further arguments of torchvision's own function.
 
     Shape:
-        input (B, 3, H, W) -> output (B, K) logits.
+        input (B, 3, H, W) -> output (B, K) logits, or (B, K, H, W) of a network for pixels.
 
     Raises:
         ConfigError: no such network, weights or argument.
@@ -37,16 +37,41 @@ def torchvision_network(name: str, num_classes: int = 1000, tag: str | None = No
         _torchvision_weights(models, name, tag)
     if name in ("googlenet", "inception_v3"):  # else it returns three outputs, and warns that it will change
         options = {"aux_logits": False, "init_weights": True, "transform_input": True, **options}
+    dense = name in models.list_models(module=models.segmentation)
+    if dense:  # else it would fetch a backbone's weights
+        options = {"weights_backbone": None, **options}
     try:
-        return models.get_model(name, weights=None, num_classes=num_classes, **options)
+        network = models.get_model(name, weights=None, num_classes=num_classes, **options)
+        return LogitsOfPixels(network) if dense else network
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model: torchvision's {name} refuses an argument ({error})") from None
+
+
+class LogitsOfPixels(nn.Module):
+    """One of torchvision's networks for pixels, which give {"out": logits, ...}: the logits alone.
+
+    Args:
+        network: of pictures (B, 3, H, W).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Return logits (B, K, H, W)."""
+        return self.network(pictures)["out"]
 
 
 def _pretrained_torchvision(name: str, tag: str | None = None, **_: object) -> Weights:
     models = _models_with(name)
     weights = _torchvision_weights(models, name, tag)
     transforms = weights.transforms()
+    if not hasattr(transforms, "crop_size"):  # of pixels: pictures of any size
+        return Weights(
+            name=f"torchvision {name}, {weights.name}", mean=tuple(transforms.mean), std=tuple(transforms.std),
+            load=lambda: {f"network.{key}": value for key, value in _fetched(weights.url).items()},
+        )  # fmt: skip
     return Weights(
         name=f"torchvision {name}, {weights.name}", load=lambda: _fetched(weights.url),
         image_size=transforms.crop_size[0], resize=transforms.resize_size[0],
@@ -66,7 +91,7 @@ def _torchvision() -> Any:
 
 def _models_with(name: str) -> Any:
     models = _torchvision()
-    known = list(models.list_models(module=models))
+    known = [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
     if name not in known:
         raise ConfigError(f"torchvision has no network '{name}'.{did_you_mean(name, known)}")
     return models

@@ -5,23 +5,31 @@ Knows nothing of the loop; the numbers are those of metrics.jsonl.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy
 import torch
 from torch import Tensor
 
+from dlwp import devices
 from dlwp.nested import tensors
+from dlwp.observers import overlays
 from dlwp.runs import files
 from dlwp.runs.folder import RunFolder
 from dlwp.training.events import Ended, Evaluated, Logged, Started
 
+if TYPE_CHECKING:
+    from dlwp.training.trainer import Trainer
+
 _NAMES = {"lr": "learning_rate"}
+_MASKS = 9  # pictures with masks over them
 _LEAST_SIDE = 64  # of a picture in the grid, in pixels: smaller ones are enlarged
 
 
@@ -39,6 +47,8 @@ class TensorBoard:
         mean, std: per channel, to undo the normalisation; else each picture is stretched to its own range.
         samples: a table in Markdown of some samples, for data that is no pictures.
         texts: shows inputs that are text: `windows(inputs)` and `sample(model)` give Markdown; None: they are none.
+        masked: makes a batch of pictures and masks to show before training, and with what is predicted at each
+            evaluation; None where the data has no masks.
     """
 
     watcher = True
@@ -54,10 +64,12 @@ class TensorBoard:
         std: Sequence[float] | None = None,
         samples: str = "",
         texts: Any = None,
+        masked: Callable[[], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         self._run = run
         self._samples = samples
         self._texts = texts
+        self._masked = masked if images else None
         self._images = images
         self._hparams = hparams
         self._classes = classes
@@ -79,6 +91,9 @@ class TensorBoard:
         }  # fmt: skip
         self._images = self._images if event.step == 0 else 0
         self._samples = self._samples if event.step == 0 else ""
+        if self._masked is not None and event.step == 0:
+            inputs, masks = (part[: self._images] for part in self._masked())
+            self._draw_masks("masks/true", inputs, masks, 0)
 
     def on_log(self, event: Logged) -> None:
         """Write the training's curves, and once the pictures."""
@@ -91,6 +106,9 @@ class TensorBoard:
         self._write(event.split, event.values, event.step)
         if self._texts is not None and event.split == "val":
             self._file("").add_text("what it writes", self._texts.sample(event.trainer.model), event.step)
+        if self._masked is not None and event.split == "val":
+            inputs = self._masked()[0][:_MASKS]
+            self._draw_masks("masks/predicted", inputs, _predicted(event.trainer, inputs).argmax(1), event.step)
         if event.confusion is not None and (event.is_best or event.split == "test"):
             self._confusions[event.split] = event.step, event.confusion.detach().cpu().numpy()
         if event.is_best or event.split == "test":
@@ -141,8 +159,15 @@ class TensorBoard:
             self._file("").add(step, summary=text("training samples", self._samples))
         self._samples = ""
 
+    def _draw_masks(self, tag: str, inputs: Tensor, masks: Tensor, step: int) -> None:
+        """Draw pictures with masks over them, side by side."""
+        shown = overlays.overlaid_batch(inputs[:_MASKS], masks[:_MASKS], self._mean, self._std)
+        wide = max(1, math.ceil(math.sqrt(len(shown))))
+        rows = [shown[begin : begin + wide] for begin in range(0, len(shown), wide)]
+        rows[-1] += [numpy.full_like(shown[0], 255)] * (wide - len(rows[-1]))
+        self._file("").add_picture(tag, overlays.columns(rows), step)
+
     def _draw_confusion(self, split: str, counts: Any, step: int) -> None:
-        import numpy
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         from dlwp.observers.plots import draw_confusion
@@ -217,6 +242,18 @@ class EventFile:
         from torch.utils.tensorboard.summary import text
 
         self.add(step, summary=text(tag, markdown))
+
+
+def _predicted(trainer: Trainer, inputs: Tensor) -> Tensor:
+    """Return outputs by the weights that are evaluated; the model is left in the mode that it was in."""
+    model, averaged = trainer.model, trainer.state.averaged
+    weights = averaged.swapped_into(model) if averaged is not None else contextlib.nullcontext()
+    was_training = model.training
+    with torch.no_grad(), weights, devices.autocast(trainer.device, trainer.precision):
+        try:
+            return model.eval()(inputs)
+        finally:
+            model.train(was_training)
 
 
 def _await_later_name(folder: Path) -> None:
