@@ -213,7 +213,7 @@ def test_a_mistake_is_one_line(
     assert "Traceback" not in err + out
     assert all(line.startswith("    ") for line in others), err
     assert len(others) < mistake.most_lines, err
-    assert len(first) < 260, first
+    assert len(first) < 320, first
     assert "HYDRA_FULL_ERROR" not in err
     assert not (tmp_path / "outputs").exists(), "a refused command writes nothing"
 
