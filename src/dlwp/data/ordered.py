@@ -1,21 +1,21 @@
-"""Own the reading of a CSV file as numbers in the order of time: its columns, its dates, what is uneven in them.
+"""Own what a table is in the order of time: its columns, its dates, what is uneven in them.
 
 Knows nothing of windows or what is forecast.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import numpy
 
-from dlwp.errors import ConfigError, DataError, did_you_mean, nearest
+from dlwp.data import columns as meanings
+from dlwp.data import delimited
+from dlwp.data.delimited import Texts
+from dlwp.errors import ConfigError, DataError, did_you_mean
 
-_EMPTY = {"", "na", "n/a", "nan", "null", "?"}
 _POLICIES = ("error", "previous")
 _SHOWN = 6
 
@@ -85,20 +85,21 @@ def words_of(names: Sequence[str]) -> str:
 
 
 def read(path: str, time: str | None = "auto") -> Ordered:
-    """Return the rows of a CSV file in the order of time.
+    """Return the rows of a table in the order of time.
 
     Args:
-        path: of the file; its first line names the columns, which are separated by comma, semicolon or tab.
+        path: of the file, delimited text or Parquet.
         time: the column of dates; "auto": the first that holds such; None: the rows are in order.
 
     Raises:
-        DataError: there is no such file, it has no rows, a row has other fields than the header, or dates are none.
+        DataError: the file cannot be read as a table, or dates are none.
     """
-    header, fields = _fields(Path(path).expanduser())
-    columns = dict(zip(header, zip(*fields, strict=True), strict=True))
-    numbers = {name: found for name, texts in columns.items() if (found := _numbers(texts)) is not None}
+    whole = delimited.read(path)
+    columns = whole.columns
+    numbers = {name: found for name, column in columns.items() if (found := _numbers(column)) is not None}
     texts = [name for name in columns if name not in numbers]
-    table = Ordered(str(path), len(fields), numbers, texts, numpy.arange(2, len(fields) + 2))
+    first = 2 if whole.form.get("header", True) else 1
+    table = Ordered(str(path), whole.num_rows, numbers, texts, numpy.arange(first, whole.num_rows + first))
     if time is not None:
         if time != "auto" and time not in columns:
             raise DataError(f"{path} has no column '{time}' (data.time).{did_you_mean(time, columns)}")
@@ -114,46 +115,18 @@ def read(path: str, time: str | None = "auto") -> Ordered:
     return table
 
 
-def _fields(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            file.seek(0)
-            rows = list(csv.reader(file, delimiter=max(",;\t", key=first.count)))
-    except UnicodeDecodeError:
-        raise DataError(f"'{path}' is no UTF-8 text") from None
-    except OSError as error:
-        siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = nearest(path.name, siblings, 1)
-        hint = f" Near it: '{path.parent / near[0]}'" if near else ""
-        raise DataError(f"'{path}' cannot be read: {error.strerror} (data.path).{hint}") from None
-    rows = [row for row in rows if row]
-    if len(rows) < 2:
-        raise DataError(f"'{path}' has no rows below its header")
-    for number, row in enumerate(rows[1:], 2):
-        if len(row) != len(rows[0]):
-            raise DataError(f"{path}:{number}: {len(row)} fields, the header has {len(rows[0])}")
-    return [name.strip() for name in rows[0]], rows[1:]
-
-
-def _numbers(texts: Sequence[str]) -> numpy.ndarray | None:
+def _numbers(column: Texts) -> numpy.ndarray | None:
     """Return a column as numbers; None where a field is none."""
-    try:
-        return numpy.array(texts, dtype=numpy.float64)
-    except ValueError:
-        pass  # empty fields, or no numbers
-    try:
-        found = numpy.array([numpy.nan if one.strip().lower() in _EMPTY else float(one) for one in texts])
-    except ValueError:
-        return None
-    return None if numpy.isnan(found).all() else found
+    values, wrong = meanings.numbers(column, meanings.MISSING)
+    return None if wrong or numpy.isnan(values).all() else values[column.codes]
 
 
-def _dates(texts: Sequence[str]) -> list[datetime] | None:
+def _dates(column: Texts) -> list[datetime] | None:
     try:
-        return [datetime.fromisoformat(one.strip()) for one in texts]
+        known = [datetime.fromisoformat(one) for one in column.values]
     except ValueError:
         return None
+    return [known[code] for code in column.codes]
 
 
 def _order(table: Ordered, name: str, dates: list[datetime]) -> None:
