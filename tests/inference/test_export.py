@@ -387,7 +387,7 @@ def test_a_file_of_weights_names_what_builds_it_and_is_read_without_trust(own_pl
         networks.of_file("cut.safetensors")
 
 
-@pytest.mark.parametrize("format", exporting.SUFFIXES)
+@pytest.mark.parametrize("format", [one for one in exporting.SUFFIXES if one != "python"])
 def test_the_lines_that_say_how_it_is_run_run_as_they_stand(format: str, own_place: Path) -> None:
     text = lines_of(linear_network(), format=format, output="näme of it" + exporting.SUFFIXES[format])["run"]
     assert 3 <= len(text.splitlines()) <= 4

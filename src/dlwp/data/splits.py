@@ -128,7 +128,8 @@ def class_weights(splits: Splits) -> tuple[list[float], str]:
         ConfigError: the targets of train cannot be had without reading its samples, or are no classes.
     """
     found, num_classes = targets_of(as_arrays(splits.train)), splits.facts.num_classes
-    if found is None or num_classes is None or found[0].dim() != 1:
+    is_dense = found is not None and found[0].dim() != 1
+    if found is None or num_classes is None or (is_dense and splits.facts.task not in ("multilabel", "segmentation")):
         raise ConfigError("class weights 'auto' need class targets that can be read at once. Give them as a list")
     if splits.facts.task == "multilabel":
         counts = found[0].sum(0).clamp_min(1)

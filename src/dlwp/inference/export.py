@@ -207,10 +207,12 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
     form = None
     if _takes_pictures(facts):
         form = dataclasses.asdict(Form(facts.input_shape[1], facts.input_shape[2], **(facts.form or {})))
-    table = {}
-    if (facts.encoding or {}).get("kind") == "table":  # of other kinds no more is needed than what stands below
-        table = {"inputs": facts.inputs, "target_mean": facts.target_mean, "target_std": facts.target_std}
-    return table | {
+    further: dict[str, Any] = {} if facts.encoding is None else {"encoding": facts.encoding}
+    if further.get("encoding", {}).get("kind") == "table":
+        further |= {"inputs": facts.inputs, "target_mean": facts.target_mean, "target_std": facts.target_std}
+    if hasattr(network.model, "python"):
+        further["columns"] = _columns(network)
+    return further | {
         "dlwp": __version__,
         "name": "/".join(Path(network.name).parts[-3:]),  # of a path no more: the file may go to strangers
         "task": facts.task,
@@ -222,8 +224,6 @@ def _metadata(network: Network, preprocessing: bool, output_name: str) -> dict[s
         "mean": facts.mean,
         "std": facts.std,
         "form": form,
-        "encoding": facts.encoding,
-        **({"columns": _columns(network)} if hasattr(network.model, "python") else {}),
     }
 
 
@@ -397,7 +397,7 @@ def _way_in(metadata: dict[str, Any]) -> str:
     if "inputs" in metadata:
         return "rows as the encoding in the metadata makes them of columns"
     if metadata["mean"] is None:
-        return scaled + (", standardised as encoding.scale in the metadata says" if metadata["encoding"] else "")
+        return scaled + (", standardised as encoding.scale in the metadata says" if metadata.get("encoding") else "")
     rounded = [[float(f"{one:.4g}") for one in metadata[name][:3]] for name in ("mean", "std")]
     more = ["…" if len(metadata["mean"]) > 3 else ""] * 2
     mean, std = (f"[{', '.join(map(str, some))}{end}]" for some, end in zip(rounded, more))
