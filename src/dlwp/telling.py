@@ -41,7 +41,7 @@ def end(run: RunFolder, trainer: Trainer, console: Console, config: Config, exit
     from dlwp import report, timing
 
     progress = trainer.state.progress
-    if hasattr(trainer.model, "python"):
+    if hasattr(trainer.model, "python") and exit == "done":
         console.say_table({"next": report.formula_lines(run.path)})
         console.repeat_warnings()
         return

@@ -15,6 +15,7 @@ from nist import SMALL
 
 import dlwp
 from dlwp.errors import ConfigError, RunError
+from dlwp.training.events import Stop
 
 QUIET = ["trainer.progress=false", "logger.tensorboard=false", "run_dir=run"]
 FORMULA = "model.formula=b1*(1-exp(-b2*x))"
@@ -143,6 +144,30 @@ def test_differential_equations_are_fitted_to_what_was_measured(own_place: Path)
     found = fit("model.derivatives.y=-k*y", "model.time=t", "model.parameters.k=0.3")
     assert found["parameters"]["k"]["value"] == pytest.approx(0.8, abs=0.01)
     assert found["parameters"]["y_0"]["value"] == pytest.approx(3.0, abs=0.01)
+
+
+class Stopper:
+    """Ends a run at its third step, as a signal does."""
+
+    def on_step(self, event: Any) -> Stop | None:
+        return Stop("stopped:SIGTERM") if event.step == 3 else None
+
+
+def test_a_fit_that_was_cut_is_that_which_was_not(own_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    misra()
+    whole = fit(FORMULA, *START)
+    steps = Path("run/metrics.jsonl").read_text().splitlines()
+    Path("run").rename("whole")
+    words = [FORMULA, *START, "+callbacks.stopper._target_=test_fit.Stopper"]
+    cut = dlwp.train("model=expression", "data=csv", "data.path=points.csv", "data.target=y", *QUIET, *words)
+    assert cut.exit == "stopped:SIGTERM" and not Path("run/fit.json").exists()
+    resumed = dlwp.train("resume=run", "~callbacks.stopper")
+    assert resumed.exit == "done"
+    assert json.loads(Path("run/fit.json").read_text()) == whole
+    both = steps, Path("run/metrics.jsonl").read_text().splitlines()
+    first, second = ([json.loads(line)["loss"] for line in lines] for lines in both)
+    assert first == second
+    assert dlwp.load("run")([{"x": 100.0}]) == dlwp.load("whole")([{"x": 100.0}])
 
 
 @pytest.mark.parametrize(

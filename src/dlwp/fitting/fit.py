@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ from dlwp.fitting.least_squares import LeastSquares
 from dlwp.fitting.problem import Problem, of_model
 from dlwp.fitting.solver import Solution, solve
 from dlwp.fitting.words import lines_of
+from dlwp.models.expression import Expression
 from dlwp.runs import files
 from dlwp.training.trainer import Outcome, Trainer
 
@@ -50,16 +52,23 @@ def fit(trainer: Trainer, data: Splits, loaders: dict[str, Any], folder: Path, s
     if group is not None:
         return _groups(trainer, problem, data.facts, loaders, how, group, folder, say)
     found: list[Solution] = []
+    told = trainer.state.progress.step  # before a cut: from the same start the same steps are taken again
+    if told and isinstance(trainer.model, Expression):
+        trainer.model.parameters_.restart()
 
     def solver(tell: Callable[[float], None]) -> None:
-        if trainer.state.progress.step == 0:
-            count = problem.num_residuals
-            found.append(solve(problem, how, lambda _, cost: tell(2 * cost / count)))
-            problem.put(found[0].point)
+        taken = itertools.count(1)
+
+        def heard(_: numpy.ndarray, cost: float) -> None:
+            if next(taken) > told:
+                tell(2 * cost / problem.num_residuals)
+
+        found.append(solve(problem, how, heard))
+        problem.put(found[0].point)
 
     outcome = trainer.follow(loaders["train"], loaders.get("val"), solver)
     if outcome.exit == "done":
-        _report(problem, found[0] if found else solve(problem, how), data.facts, how, folder, seed, say)
+        _report(problem, found[0], data.facts, how, folder, seed, say)
     return outcome
 
 
@@ -162,7 +171,7 @@ def _groups(
         )  # fmt: skip
         if trainer.state.progress.step == 0:
             tell(float(done[0].rss.sum()) / problem.num_residuals)
-            problem.put(done[0].points.median(0).values.numpy())
+        problem.put(done[0].points.median(0).values.numpy())
 
     # evaluated are parameters that no group has: what the run tells of is the fits
     outcome = trainer.follow(loaders["train"], None, solver)

@@ -95,6 +95,12 @@ class Parameters(nn.Module):
                     left.remove(name)
         return found
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Give every parameter its starting value again."""
+        for name, value in self.values.items():
+            value.copy_(torch.tensor(self.specified[name].init, dtype=torch.float64))
+
     @property
     def bounds(self) -> dict[str, tuple[float | None, float | None]]:
         """Lower and upper bound of each parameter that has one."""
