@@ -31,7 +31,7 @@ EXPLAINED_BY_THEMSELVES = {"_target_", "defaults"}
 SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_test=16"]
 SMALL = ["trainer.max_steps=1", "trainer.limit_batches=1", "data.batch_size=8", "trainer.progress=false"]
 SMALL += ["logger.plots=false", "logger.tensorboard=false"]
-CLASS_CRITERIA = {"cross_entropy", "nll"}
+CLASS_CRITERIA = {"cross_entropy", "dice_cross_entropy", "nll"}
 """Criteria whose targets are class indices; to all others the targets below are possible."""
 PROBABILITIES = """
 import torch
@@ -176,7 +176,7 @@ def test_every_model_takes_a_step(path: Path) -> None:
     if path.stem == "timm":
         pytest.importorskip("timm", exc_type=Exception)
     data = SYNTHETIC
-    if path.stem == "unet":
+    if path.stem in ("unet", "lite_unet"):
         make_cells()
         data = ["data=segmentation", "data.root=cells", "data.image_size=32"]
     first_step(f"model={path.stem}", *needed_words(path), *data, *SMALL)
