@@ -31,7 +31,7 @@ EXPLAINED_BY_THEMSELVES = {"_target_", "defaults"}
 SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_test=16"]
 SMALL = ["trainer.max_steps=1", "trainer.limit_batches=1", "data.batch_size=8", "trainer.progress=false"]
 SMALL += ["logger.plots=false", "logger.tensorboard=false"]
-CLASS_CRITERIA = {"cross_entropy", "dice_cross_entropy", "nll"}
+CLASS_CRITERIA = {"cross_entropy", "nll"}
 """Criteria whose targets are class indices; to all others the targets below are possible."""
 PROBABILITIES = """
 import torch

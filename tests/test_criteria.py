@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlwp.criteria import DiceCrossEntropy, batch_weight, batch_weights
+from dlwp.criteria import batch_weight, batch_weights
 from dlwp.errors import ConfigError
 
 
@@ -38,38 +38,6 @@ def test_targets_that_are_ignored_weigh_nothing(weight: Tensor | None) -> None:
     outputs, targets = torch.randn(11, 4, 3).double(), torch.randint(0, 4, (11, 3))  # (B, K, T), (B, T)
     torch.testing.assert_close(_in_pieces(criterion, outputs, targets), criterion(outputs, targets), rtol=1e-12, atol=0)
     assert float(batch_weight(nn.CrossEntropyLoss(), torch.full((3,), -100))) == 0
-
-
-def _masks() -> tuple[Tensor, Tensor]:
-    """Return logits and masks of pictures of which some are ignored in part, and one is background alone."""
-    torch.manual_seed(0)
-    logits, masks = torch.randn(11, 4, 5, 6).double(), torch.randint(0, 4, (11, 5, 6))
-    masks[2:5, :3], masks[6] = -100, 0
-    return logits, masks
-
-
-@pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS])
-def test_overlap_of_masks_in_pieces_equals_the_whole(weight: Tensor | None) -> None:
-    criterion, (logits, masks) = DiceCrossEntropy(weight=weight).double(), _masks()
-    torch.testing.assert_close(_in_pieces(criterion, logits, masks), criterion(logits, masks), rtol=1e-12, atol=0)
-
-
-def test_overlap_is_the_dice_coefficient_of_what_counts() -> None:
-    logits, masks = _masks()
-    lacking, weights = [], []
-    for values, mask in zip(logits.softmax(1), masks, strict=True):
-        counts = mask >= 0
-        hits, both = [], []
-        for number in (1, 2, 3):
-            shares, truth = values[number][counts], (mask[counts] == number).double()
-            hits.append((shares * truth).sum())
-            both.append(shares.sum() + truth.sum())
-        dice = [(2 * hit + 1) / (one + 1) for hit, one in zip(hits, both, strict=True)]
-        lacking.append(1 - sum(dice) / 3)
-        weights.append(counts.sum())
-    expected = sum(one * weight for one, weight in zip(lacking, weights, strict=True)) / sum(weights)
-    found = DiceCrossEntropy(dice=2.0)(logits, masks) - nn.CrossEntropyLoss()(logits, masks)
-    torch.testing.assert_close(found, 2 * expected, rtol=1e-10, atol=0)
 
 
 def test_probabilities_as_targets_in_pieces_equal_the_whole() -> None:

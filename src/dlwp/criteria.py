@@ -1,6 +1,6 @@
-"""Own what the mean inside a criterion divides by, so that losses of unequal batches add up exactly, and one for masks.
+"""Own what the mean inside a criterion divides by, so that losses of unequal batches add up exactly.
 
-Knows nothing of models, data or who adds them up. All other criteria are those of torch.nn.
+Knows nothing of models, data or who adds them up. The criteria themselves are those of torch.nn.
 """
 
 from __future__ import annotations
@@ -10,57 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dlwp.errors import ConfigError
-
-
-class DiceCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy of each pixel, and beside it what is lacking to the overlap of each mask with the predicted one.
-
-    The Dice coefficient of a class in a picture is (2 Σ p g + 1) / (Σ p + Σ g + 1), with p its probabilities and g 1
-    where the mask says it; of a picture it is the mean over all classes but 0, the background. Pictures weigh by what
-    counts in them, as pixels do, so that neither batches nor `ignore_index` change the mean.
-
-    Args:
-        dice: factor of (1 - Dice).
-        weight, ignore_index, label_smoothing: as in cross-entropy; the last does not change the overlap.
-
-    Shape:
-        logits (B, K, ...), K at least 2, and targets (B, ...), indices of classes -> ().
-
-    Example:
-        >>> logits = torch.tensor([[[[-9.0, 9.0]], [[9.0, -9.0]]]])
-        >>> round(float(DiceCrossEntropy()(logits, torch.tensor([[[1, 0]]]))), 4)
-        0.0
-
-    Source:
-        Milletari, Navab, Ahmadi 2016, V-Net, arXiv 1606.04797, section 3 (its squares left out, and 1 added, as is
-        usual); the sum with cross-entropy: Isensee et al. 2021, nnU-Net, Nature Methods 18.
-    """
-
-    def __init__(
-        self, dice: float = 1.0, weight: Tensor | None = None, ignore_index: int = -100, label_smoothing: float = 0.0
-    ) -> None:
-        super().__init__(weight=weight, ignore_index=ignore_index, label_smoothing=label_smoothing)
-        self.dice = dice
-
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of logits and targets."""
-        counts = target != self.ignore_index
-        places = torch.where(counts, target, 0)
-        masks = functional.one_hot(places, input.shape[1]).movedim(-1, 1) * counts.unsqueeze(1)
-        shares = input.to(torch.promote_types(input.dtype, torch.float32)).softmax(1) * counts.unsqueeze(1)
-        hits, both = (_sums(values, 2)[:, 1:] for values in (shares * masks, shares + masks))  # (B, K - 1)
-        lacking = 1 - ((2 * hits + 1) / (both + 1)).mean(1)
-        of_pixels = counts if self.weight is None else self.weight[places] * counts
-        weights = _sums(of_pixels, 1).to(lacking.dtype)
-        return super().forward(input, target) + self.dice * (lacking * weights).sum() / weights.sum()
-
-
-def _sums(values: Tensor, kept: int) -> Tensor:
-    """Return sums over all but the first dimensions."""
-    return values.reshape(*values.shape[:kept], -1).sum(-1)
 
 
 def batch_weight(criterion: Any, targets: Any) -> float | Tensor:

@@ -32,7 +32,6 @@ _PLACES = re.compile(
 """Modules of these packages whose classes are parts: they read no pickle, start no program, import no name they get."""
 
 _PLAIN = (
-    "dlwp.criteria",
     "dlwp.metrics",
     "dlwp.schedules",
     "dlwp.optimizers",

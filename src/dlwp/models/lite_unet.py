@@ -37,7 +37,7 @@ class LiteUNet(nn.Module):
         statistics: of the encoder's norms in training: "fixed" (as they came with the weights, so that each picture is
             taken for itself), or "batch" (of each batch, where there are no weights to begin with).
         depth: halvings, 1 to 5: how much of the encoder is taken, so how large a surrounding of a pixel is seen; with
-            less it is faster (4 takes a third of the time off).
+            less it is faster (4 takes a sixth of the time off).
 
     Shape:
         input (B, C, H, W) -> output (B, K, H, W) logits.
