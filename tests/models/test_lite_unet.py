@@ -69,5 +69,7 @@ def test_impossible_choices_are_refused() -> None:
         LiteUNet(norm="layer")
     with pytest.raises(ConfigError, match="a depth of 1 to 5, got 6"):
         LiteUNet(depth=6)
-    with pytest.raises(ConfigError, match="variant 2 do not come with dlwp"):
+    with pytest.raises(
+        ConfigError, match=r"lite_unet variant 2 do not come with dlwp\. model\.variant=0, or model\.pretrained=false"
+    ):
         LiteUNet.pretrained(variant=2)

@@ -121,6 +121,11 @@ class LiteUNet(nn.Module):
         Raises:
             ConfigError: of this variant dlwp has none.
         """
+        if variant != 0:
+            raise ConfigError(
+                f"weights of lite_unet variant {variant} do not come with dlwp. model.variant=0, or model.pretrained=false"
+                " model.statistics=batch"
+            )
         whole = EfficientNetLite.pretrained(variant)
 
         def load() -> dict[str, Tensor]:
