@@ -123,8 +123,8 @@ class LiteUNet(nn.Module):
         """
         if variant != 0:
             raise ConfigError(
-                f"weights of lite_unet variant {variant} do not come with dlwp. model.variant=0, or model.pretrained=false"
-                " model.statistics=batch"
+                f"weights of lite_unet variant {variant} do not come with dlwp. model.variant=0, or"
+                " model.pretrained=false model.statistics=batch"
             )
         whole = EfficientNetLite.pretrained(variant)
 
