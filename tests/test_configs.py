@@ -211,7 +211,7 @@ def test_every_model_takes_a_step(path: Path) -> None:
         pytest.importorskip("timm", exc_type=Exception)
     data = [] if path.stem in ("transformer", "expression") else SYNTHETIC
     data = [*SYNTHETIC, "data.shape=[12,3]"] if path.stem in ("tcn", "lstm") else data  # rows of columns
-    if path.stem == "unet":
+    if path.stem in ("unet", "lite_unet"):
         make_cells()
         data = ["data=segmentation", "data.root=cells", "data.image_size=32"]
     first_step(f"model={path.stem}", *data, *needed_words(path), *SMALL)

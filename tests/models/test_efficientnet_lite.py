@@ -9,7 +9,7 @@ import torch
 
 from dlwp import torchvision_ops
 from dlwp.errors import ConfigError
-from dlwp.models.efficientnet_lite import EfficientNetLite
+from dlwp.models.efficientnet_lite import EfficientNetLite, _Conv
 from dlwp.models.pretrained import load_into
 
 
@@ -60,3 +60,17 @@ def test_begins_with_outputs_of_usual_size() -> None:
     with torch.no_grad():
         outputs = EfficientNetLite(num_classes=2).eval()(torch.randn(8, 3, 64, 64))
     assert outputs.abs().max() < 3
+
+
+def test_filters_of_one_channel_are_trained_in_fp32_on_a_processor() -> None:
+    torch.manual_seed(0)
+    for stride in (1, 2):
+        conv, pictures = _Conv(8, 8, 5, stride, groups=8), torch.randn(2, 8, 12, 12).bfloat16()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = conv(pictures)
+        assert outputs.dtype is torch.bfloat16
+        outputs.sum().backward()
+        found, conv.weight.grad = conv.weight.grad, None
+        conv(pictures.float()).sum().backward()
+        assert found is not None and conv.weight.grad is not None
+        torch.testing.assert_close(found, conv.weight.grad, rtol=1e-5, atol=1e-5)

@@ -32,6 +32,15 @@ def test_the_outputs_are_the_average_over_the_views() -> None:
     torch.testing.assert_close(with_views(model, "mirror_translate")(pictures), mirrored / 2 + moved / 2)
 
 
+def test_what_is_said_of_each_pixel_is_mirrored_back() -> None:
+    model, pictures = nn.Conv2d(2, 3, 3, padding=1), torch.randn(2, 2, 5, 4)
+    mirrored = with_views(model, "mirror")
+    torch.testing.assert_close(mirrored(pictures.flip(-1)), mirrored(pictures).flip(-1))
+    torch.testing.assert_close(mirrored(pictures), (model(pictures) + model(pictures.flip(-1)).flip(-1)) / 2)
+    with pytest.raises(ConfigError, match=r"trainer.tta=mirror$"):
+        with_views(model, "mirror_translate")(pictures)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_mode_is_that_of_the_model(training: bool) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Dropout(0.5)).train(training)

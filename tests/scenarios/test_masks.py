@@ -100,6 +100,9 @@ def test_discs_are_learned_told_of_and_found_in_pictures_of_any_size(
         assert mask.shape == (36, 48) and numpy.array_equal(mask, numpy.asarray(written))
     larger = Image.open("cells/images/03.png").resize((144, 108))
     assert (numpy.asarray(Image.fromarray(predictor(larger)).resize((48, 36), 0)) == mask).mean() > 0.97
+    averaged, turned = dlwp.load(run.folder, words=["trainer.tta=mirror"]), Image.open("cells/images/03.png")
+    mirrored = averaged(turned.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    assert (mirrored[:, ::-1] == averaged("cells/images/03.png")).mean() > 0.999
     path = dlwp.export(run.folder, words=(), format="torch_export")
     assert path.exists()
 

@@ -29,5 +29,6 @@ def predictor_of(network: Network, device: torch.device, tta: str | None = None,
     facts = network.facts
     kind = (facts.encoding or {}).get("kind", facts.task)
     if kind in _OF:
-        return importlib.import_module(f"dlwp.inference.{_OF[kind]}").of_network(network, device)
+        views = {"tta": tta} if kind == "segmentation" else {}
+        return importlib.import_module(f"dlwp.inference.{_OF[kind]}").of_network(network, device, **views)
     return predictor.of_network(network, device, tta, precision)

@@ -23,6 +23,7 @@ from dlwp.data.augment import BatchTransform
 from dlwp.errors import ConfigError, DataError
 from dlwp.inference.networks import Network
 from dlwp.inference.predictor import in_channels, pixels_of
+from dlwp.models.views import with_views
 
 
 @dataclass
@@ -46,7 +47,7 @@ class MaskPredictor:
 
     Args:
         network: of pictures (B, C, H, W), giving logits (B, K, H, W), with the facts of its data.
-        device: where it runs.
+        device: where it runs. tta: views that are averaged, as `trainer.tta`.
 
     Attributes:
         classes: names of the classes. name: for a person.
@@ -59,7 +60,7 @@ class MaskPredictor:
         >>> mask = dlwp.load("outputs/latest")("cells.png")  # doctest: +SKIP
     """
 
-    def __init__(self, network: Network, device: torch.device | str = "cpu") -> None:
+    def __init__(self, network: Network, device: torch.device | str = "cpu", tta: str | None = None) -> None:
         facts = network.facts
         shape = tuple(facts.input_shape)
         if len(shape) != 3 or shape[0] not in (1, 3):
@@ -67,6 +68,7 @@ class MaskPredictor:
         self.device, self.name = torch.device(device), network.name
         self.classes = facts.classes or [str(number) for number in range(facts.num_classes or 0)]
         self.model = network.model.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._outputs = with_views(self.model, tta)
         self._channels = shape[0]
         self._form = pictures.Form(shape[1], shape[2], **(facts.form or {}))
         self._normalise = BatchTransform([], facts.mean, facts.std, train=False)
@@ -133,7 +135,7 @@ class MaskPredictor:
     def _logits(self, batch: Tensor) -> Tensor:
         with torch.inference_mode():
             inputs, _ = self._normalise(batch.to(self.device))
-            return self.model(inputs.contiguous(memory_format=torch.channels_last)).float().cpu()
+            return self._outputs(inputs.contiguous(memory_format=torch.channels_last)).float().cpu()
 
 
 def _decoded(source: Any, sample: int) -> numpy.ndarray | DataError:
@@ -159,10 +161,10 @@ def _largest(logits: Tensor, height: int, width: int) -> numpy.ndarray:
     return found.numpy()
 
 
-def of_network(network: Network, device: torch.device) -> MaskPredictor:
-    """Return the predictor of a network.
+def of_network(network: Network, device: torch.device, tta: str | None = None) -> MaskPredictor:
+    """Return the predictor of a network, whose outputs are averaged over views of each picture as `trainer.tta` says.
 
     Raises:
         ConfigError: it takes no pictures.
     """
-    return MaskPredictor(network, device)
+    return MaskPredictor(network, device, tta)

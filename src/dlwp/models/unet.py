@@ -59,11 +59,11 @@ class UNet(nn.Module):
         self.depth = depth
         widths = [channels * 2**level for level in range(depth + 1)]
         self.down = nn.ModuleList(
-            _convolutions(before, width, norm) for before, width in zip([in_channels, *widths], widths, strict=False)
+            convolutions(before, width, norm) for before, width in zip([in_channels, *widths], widths, strict=False)
         )
         self.dropout = nn.Dropout2d(dropout)
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * width, width, 2, 2) for width in reversed(widths[:-1]))
-        self.merge = nn.ModuleList(_convolutions(2 * width, width, norm) for width in reversed(widths[:-1]))
+        self.merge = nn.ModuleList(convolutions(2 * width, width, norm) for width in reversed(widths[:-1]))
         self.head = nn.Conv2d(channels, num_classes, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -85,8 +85,8 @@ class UNet(nn.Module):
         return self.head(features)[..., :height, :width]
 
 
-def _convolutions(in_channels: int, width: int, norm: str) -> nn.Sequential:
-    """Return two 3x3 convolutions, each with a norm and ReLU."""
+def convolutions(in_channels: int, width: int, norm: str) -> nn.Sequential:
+    """Return two 3x3 convolutions, each with a norm ("batch", or "group" of 4 channels) and ReLU."""
     layers: list[nn.Module] = []
     for channels in (in_channels, width):
         layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=False))

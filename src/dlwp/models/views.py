@@ -25,7 +25,7 @@ def with_views(model: nn.Module, views: str | None) -> nn.Module:
 class AveragedViews(nn.Module):
     """Average a model's outputs (logits) over several views of each picture.
 
-    mirror: the picture and its mirror image, twice the work.
+    mirror: the picture and its mirror image, twice the work; what is said of each pixel is mirrored back.
     mirror_translate: half of that, and a quarter each of both moved by one pixel, up and left, and down and right; the
         border is reflected. Six times the work.
 
@@ -58,10 +58,20 @@ class AveragedViews(nn.Module):
         outputs = self._mirrored(pictures)
         if self.views == "mirror":
             return outputs
+        if _is_dense(outputs, pictures):
+            raise ConfigError(
+                "trainer.tta=mirror_translate moves pictures, and with them what they say of pixels. trainer.tta=mirror"
+            )
         height, width = pictures.shape[2:]
         padded = functional.pad(pictures, (1, 1, 1, 1), mode="reflect")
         moved = [self._mirrored(padded[:, :, at : at + height, at : at + width]) for at in (0, 2)]
         return outputs / 2 + (moved[0] + moved[1]) / 4
 
     def _mirrored(self, pictures: Tensor) -> Tensor:
-        return (self.model(pictures) + self.model(pictures.flip(-1))) / 2
+        mirrored = self.model(pictures.flip(-1))
+        return (self.model(pictures) + (mirrored.flip(-1) if _is_dense(mirrored, pictures) else mirrored)) / 2
+
+
+def _is_dense(outputs: Tensor, pictures: Tensor) -> bool:
+    """Return whether outputs (B, K, H, W) say something of each pixel, so that they are mirrored with the picture."""
+    return outputs.dim() == 4 and outputs.shape[2:] == pictures.shape[2:]
