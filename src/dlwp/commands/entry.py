@@ -27,6 +27,7 @@ class Flags:
     words: list[str]
     help: bool
     version: bool
+    doctor: bool
     config_dir: Path | None
     config_name: str
     multirun: bool
@@ -55,6 +56,7 @@ def _parser() -> _Parser:
     add("words", nargs="*")
     add("-h", "--help", action="store_true")
     add("--version", action="store_true")
+    add("--doctor", action="store_true")
     add("-cd", "--config-dir", type=Path)
     add("-cn", "--config-name", default="train")
     add("-m", "--multirun", action="store_true")
@@ -99,6 +101,7 @@ def _flags(found: argparse.Namespace) -> Flags:
         words=found.words,
         help=found.help,
         version=found.version,
+        doctor=found.doctor,
         config_dir=found.config_dir.expanduser() if found.config_dir else None,
         config_name=found.config_name,
         multirun=found.multirun,

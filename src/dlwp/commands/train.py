@@ -42,6 +42,8 @@ def _train(argv: list[str]) -> int:
     if flags.version:
         print(f"dlwp {__version__}")
         return 0
+    if flags.doctor:
+        return _doctor(flags)
     if flags.help:
         from dlwp.config import help
 
@@ -66,6 +68,15 @@ def _train(argv: list[str]) -> int:
     from dlwp import api
 
     return api.train_config(config).exit_code
+
+
+def _doctor(flags: Flags) -> int:
+    if flags.words:
+        raise ConfigError(f"--doctor takes no settings, got '{flags.words[0]}'. Write dlwp-train --doctor")
+    from dlwp.commands import doctor
+
+    print(doctor.report())
+    return 0
 
 
 # ------------------------------------------------------------------------------------------- questions to Hydra
