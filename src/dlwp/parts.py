@@ -12,6 +12,8 @@ import inspect
 import re
 import sys
 import traceback
+import types
+import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -252,9 +254,27 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
     except (DlwpError, MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # any error: the constructor is foreign code; it is told with the values it got
-        shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items() if name not in given)
+        typed = {name: value for name, value in arguments.items() if name not in given}
+        if wrong := _of_another_kind(target, typed, key):
+            raise ConfigError(wrong) from error
+        shown = ", ".join(f"{name}={value!r}" for name, value in typed.items())
         detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{key}: {_name(target)}({_shorten(shown)}) failed: {detail}") from error
+
+
+def _of_another_kind(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> str:
+    """Return a line on the first argument that is not of the number's kind that it is declared as, else ""."""
+    try:
+        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+    except (AttributeError, NameError, TypeError):  # builtins have none; some names are known to type checkers alone
+        return ""
+    words = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+    for name, value in arguments.items():
+        kinds = typing.get_args(hints.get(name)) or (hints.get(name),)
+        fits = isinstance(value, tuple(kind for kind in kinds if kind in words))
+        if all(kind in words for kind in kinds) and not fits and not (float in kinds and isinstance(value, int)):
+            return f"{key}.{name} must be {' or '.join(words[kind] for kind in kinds)}, got {value!r}"
+    return ""
 
 
 def build_nested(value: Any, key: str, trust: Trust | None) -> Any:

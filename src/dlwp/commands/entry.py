@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dlwp.errors import ConfigError, DlwpError, did_you_mean
+from dlwp.errors import ConfigError, DlwpError, did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def _full_key(name: str) -> str:
 
     leaf = name.replace("-", "_")
     keys = [*key_types(), "optimizer.lr", "optimizer.weight_decay"]
-    return next((key for key in keys if key == leaf or key.endswith(f".{leaf}")), leaf)
+    near = nearest(leaf, [key.rpartition(".")[2] for key in keys], 1)
+    names = [leaf, *near]
+    return next((key for name in names for key in keys if key == name or key.endswith(f".{name}")), leaf)
 
 
 def take(word: str, own: dict[str, str], words: list[str], further: Sequence[str]) -> None:

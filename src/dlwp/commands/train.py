@@ -87,7 +87,9 @@ def _hand_over(flags: Flags) -> int:
     from dlwp.config.compose import composed
 
     def check() -> DictConfig:
-        return composed(flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=True)[1]
+        return composed(flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=flags.multirun)[
+            1
+        ]
 
     if flags.package:
         _refuse_package(flags)
