@@ -144,7 +144,8 @@ def answer(words: list[str], damage: str) -> Told:
     with entry.replaced(["dlwp-train", *words]), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         began = time.perf_counter()
         status = train.main()
-        elapsed_s = elapsed_s if is_composed else time.perf_counter() - began
+        # the shorter of both: other work on the machine is not what is measured
+        elapsed_s = elapsed_s if is_composed else min(elapsed_s, time.perf_counter() - began)
     return Told(words, damage, is_composed, elapsed_s, status, out.getvalue(), err.getvalue())
 
 

@@ -265,7 +265,7 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
 def _of_another_kind(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> str:
     """Return a line on the first argument that is not of the number's kind that it is declared as, else ""."""
     try:
-        hints = typing.get_type_hints(target.__init__ if isinstance(target, type) else target)
+        hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
     except (AttributeError, NameError, TypeError):  # builtins have none; some names are known to type checkers alone
         return ""
     words = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}

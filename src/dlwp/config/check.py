@@ -272,10 +272,10 @@ def no_option(group: str, option: str, catalog: Catalog) -> str:
         return f"no {group} '{option}'; there are no options. {yours}"
     others = [other for other in catalog.groups() if other != group and option in catalog.options(other)]
     if others:
-        kinds = {"data": "data", "metrics": "of metrics"}  # the others can be counted
-        article = "an" if others[0][0] in "aeiou" else "a"
+        article = "an " if others[0][0] in "aeiou" else "a "
+        article = {"data": "", "metrics": "of "}.get(others[0], article)  # these cannot be counted
         return (
-            f"no {group} '{option}'; '{option}' is {kinds.get(others[0], f'{article} {others[0]}')}: {others[0]}={option}. "
+            f"no {group} '{option}'; '{option}' is {article}{others[0]}: {others[0]}={option}. "
             f"{group.capitalize()} options: {_options(catalog, group)}"
         )
     hint = did_you_mean(option, options)
