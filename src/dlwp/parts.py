@@ -248,13 +248,16 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
     }
     arguments |= given
     check_arguments(target, arguments, key)
+    typed = {name: value for name, value in arguments.items() if name not in given}
+    texts = {name: value for name, value in typed.items() if isinstance(value, str)}
+    if wrong := _of_another_kind(target, texts, key):  # where it is true or false, any text would do for true
+        raise ConfigError(wrong)
     (trust or Trust()).check_call(key, target, arguments)
     try:
         return target(**arguments)
     except (DlwpError, MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # any error: the constructor is foreign code; it is told with the values it got
-        typed = {name: value for name, value in arguments.items() if name not in given}
         if wrong := _of_another_kind(target, typed, key):
             raise ConfigError(wrong) from error
         shown = ", ".join(f"{name}={value!r}" for name, value in typed.items())
@@ -270,7 +273,9 @@ def _of_another_kind(target: Callable[..., Any], arguments: Mapping[str, Any], k
         return ""
     words = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
     for name, value in arguments.items():
-        kinds = typing.get_args(hints.get(name)) or (hints.get(name),)
+        hint = hints.get(name)
+        is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        kinds = typing.get_args(hint) if is_union else (hint,)
         fits = isinstance(value, tuple(kind for kind in kinds if kind in words))
         if all(kind in words for kind in kinds) and not fits and not (float in kinds and isinstance(value, int)):
             return f"{key}.{name} must be {' or '.join(words[kind] for kind in kinds)}, got {value!r}"
