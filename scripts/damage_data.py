@@ -223,7 +223,9 @@ def array(folder: Path, generator: random.Random) -> None:
     spoilt = one.astype("float64")
     spoilt.flat[generator.randrange(one.size)] = generator.choice([numpy.nan, numpy.inf])
     scalar = numpy.array(3.0)
-    held[name] = generator.choice([spoilt, one[:-3], one[:0], one.astype(object), one.astype("complex64"), scalar, -one])
+    held[name] = generator.choice(
+        [spoilt, one[:-3], one[:0], one.astype(object), one.astype("complex64"), scalar, -one]
+    )
     if len(names) == 1:
         numpy.savez(names[0], **held)
     else:

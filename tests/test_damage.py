@@ -26,3 +26,10 @@ def test_25_damaged_commands_are_refused_with_status_2_in_one_line(checkout: Pat
     faults = [(one.words, text) for one in told if (text := words.fault(one)) and "told after" not in text]
     assert len(told) == 25
     assert faults == []
+
+
+def test_runs_on_12_damaged_data_sets_end_with_status_3_in_one_line_that_names_the_file(checkout: Path) -> None:
+    data = script(checkout, "damage_data")
+    told = list(data.damaged(12, 0, []))
+    assert [(one.kind, one.damage, text) for one in told if (text := data.fault(one))] == []
+    assert len(told) == 12

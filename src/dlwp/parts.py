@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dlwp.errors import ConfigError, DlwpError, MachineError, did_you_mean
+from dlwp.errors import ConfigError, DataError, DlwpError, MachineError, did_you_mean
 
 TRUSTED_PACKAGES = ("dlwp", "torch", "torchvision", "timm", "torchmetrics")
 """Packages whose parts may be built from a config that is not the person's own."""
@@ -261,6 +261,10 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
         if wrong := _of_another_kind(target, typed, key):
             raise ConfigError(wrong) from error
         shown = ", ".join(f"{name}={value!r}" for name, value in typed.items())
+        if isinstance(error, OSError) and error.filename is not None:
+            is_link = Path(error.filename).is_symlink() and not Path(error.filename).exists()
+            why = "it is a link to what is not there" if is_link else str(error.strerror).lower()
+            raise DataError(f"{key}: '{error.filename}' cannot be read: {why}") from error
         detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{key}: {_name(target)}({_shorten(shown)}) failed: {detail}") from error
 
