@@ -215,7 +215,7 @@ def header(folder: Path, generator: random.Random) -> None:
 
 def array(folder: Path, generator: random.Random) -> None:
     """Spoil an array: NaN, another length or shape, no samples, objects (a pickle), labels below 0."""
-    names = [path for path in sorted(folder.glob("*.np[yz]"))]
+    names = sorted(folder.glob("*.np[yz]"))
     held = {path.stem: numpy.load(path) for path in names if path.suffix == ".npy"}
     held = held or dict(numpy.load(folder / "set.npz"))
     name = generator.choice(sorted(held))

@@ -359,8 +359,8 @@ def _coding(splits: dict[str, _Pairs], kind: str, ignore: Any, classes: Any) -> 
         files = [file for split in splits.values() for file in split.files]
         file = next(file for file, one in zip(files, values, strict=True) if max(known) in one)
         raise DataError(
-            f"masks hold values up to {max(known)} ({file}), which would be {number:,} classes. data.mask_values=foreground, or "
-            "data.classes=NUMBER"
+            f"masks hold values up to {max(known)} ({file}), which would be {number:,} classes. "
+            "data.mask_values=foreground, or data.classes=NUMBER"
         )
     if len(known) < 2:
         raise DataError(f"all masks hold the one value {known[0] if known else ignore}: there is nothing to learn")
