@@ -239,6 +239,9 @@ class Builder:
             raise ConfigError(
                 f"model._target_ {section['_target_']} gives a {type(model).__name__}; a torch.nn.Module is needed"
             )
+        for name, parameter in model.named_parameters():
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise ConfigError(f"model: '{name}' has no size before a first batch. Write Linear(in, out) for Lazy…")
         return model
 
     def _filled(self, section: Mapping[str, Any], key: str, answers: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:

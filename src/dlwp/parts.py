@@ -12,6 +12,8 @@ import inspect
 import re
 import sys
 import traceback
+import types
+import typing
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dlwp.errors import ConfigError, DlwpError, MachineError, did_you_mean
+from dlwp.errors import ConfigError, DataError, DlwpError, MachineError, did_you_mean
 
 TRUSTED_PACKAGES = ("dlwp", "torch", "torchvision", "timm", "torchmetrics")
 """Packages whose parts may be built from a config that is not the person's own."""
@@ -246,15 +248,42 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
     }
     arguments |= given
     check_arguments(target, arguments, key)
+    typed = {name: value for name, value in arguments.items() if name not in given}
+    texts = {name: value for name, value in typed.items() if isinstance(value, str)}
+    if wrong := _of_another_kind(target, texts, key):  # where it is true or false, any text would do for true
+        raise ConfigError(wrong)
     (trust or Trust()).check_call(key, target, arguments)
     try:
         return target(**arguments)
     except (DlwpError, MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # any error: the constructor is foreign code; it is told with the values it got
-        shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items() if name not in given)
+        if wrong := _of_another_kind(target, typed, key):
+            raise ConfigError(wrong) from error
+        shown = ", ".join(f"{name}={value!r}" for name, value in typed.items())
+        if isinstance(error, OSError) and error.filename is not None:
+            is_link = Path(error.filename).is_symlink() and not Path(error.filename).exists()
+            why = "it is a link to what is not there" if is_link else str(error.strerror).lower()
+            raise DataError(f"{key}: '{error.filename}' cannot be read: {why}") from error
         detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"{key}: {_name(target)}({_shorten(shown)}) failed: {detail}") from error
+
+
+def _of_another_kind(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> str:
+    """Return a line on the first argument that is not of the number's kind that it is declared as, else ""."""
+    try:
+        hints = typing.get_type_hints(vars(target).get("__init__", target) if isinstance(target, type) else target)
+    except (AttributeError, NameError, TypeError):  # builtins have none; some names are known to type checkers alone
+        return ""
+    words = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: "null"}
+    for name, value in arguments.items():
+        hint = hints.get(name)
+        is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+        kinds = typing.get_args(hint) if is_union else (hint,)
+        fits = isinstance(value, tuple(kind for kind in kinds if kind in words))
+        if all(kind in words for kind in kinds) and not fits and not (float in kinds and isinstance(value, int)):
+            return f"{key}.{name} must be {' or '.join(words[kind] for kind in kinds)}, got {value!r}"
+    return ""
 
 
 def build_nested(value: Any, key: str, trust: Trust | None) -> Any:

@@ -120,6 +120,9 @@ def _check_outputs(parts: Parts, outputs: Any, targets: Any) -> None:
             f"prediction is {list(outputs.shape)}, target {list(targets.shape)}: this would compare all with all. "
             f"Give targets of {list(outputs.shape[1:])} a sample, or a model with outputs of {list(targets.shape[1:])}"
         )
+    if facts.task == "regression" and isinstance(criterion, nn.CrossEntropyLoss) and targets.is_floating_point():
+        kind = str(targets.dtype).removeprefix("torch.")
+        raise ConfigError(f"labels are {kind}, criterion=cross_entropy wants whole numbers; for numbers: criterion=mse")
     classes = facts.num_classes
     dense = (len(targets), classes, *targets.shape[1:])
     if facts.task == "segmentation" and isinstance(criterion, nn.CrossEntropyLoss) and tuple(outputs.shape) != dense:

@@ -138,20 +138,25 @@ def on_disk() -> set[str]:
 
     They are known by their names; nothing is read.
     """
-    return {path.name for path in _listed(_hub())} | set(_repositories()) | set(_embedded())
+    return {path.name for path in _listed(hub_folder())} | set(_repositories()) | set(_embedded())
 
 
-def _hub() -> Path:
+def hub_folder() -> Path:
     """Return the folder of torch.hub, by the rule of torch.hub itself."""
     cache = os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "torch")  # noqa: PTH118 (as torch has it)
     return Path(os.environ.get("TORCH_HOME", cache)).expanduser() / "hub" / "checkpoints"
 
 
-def _repositories() -> Iterator[str]:
-    """Yield the repositories in Hugging Face's cache that have a snapshot with weights in it."""
+def huggingface_folder() -> Path:
+    """Return the folder of Hugging Face's hub, by the rule of its own library."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or Path(home) / "hub"
-    for folder in _listed(Path(os.path.expandvars(cache)).expanduser()):
+    return Path(os.path.expandvars(cache)).expanduser()
+
+
+def _repositories() -> Iterator[str]:
+    """Yield the repositories in Hugging Face's cache that have a snapshot with weights in it."""
+    for folder in _listed(huggingface_folder()):
         kind, _, name = folder.name.partition("--")
         if kind == "models" and any(
             path.suffix in _WEIGHTS and path.is_file()  # a link to a blob that may be gone

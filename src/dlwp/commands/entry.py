@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dlwp.errors import ConfigError, DlwpError, did_you_mean
+from dlwp.errors import ConfigError, DlwpError, did_you_mean, nearest
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Flags:
     words: list[str]
     help: bool
     version: bool
+    doctor: bool
     config_dir: Path | None
     config_name: str
     multirun: bool
@@ -55,6 +56,7 @@ def _parser() -> _Parser:
     add("words", nargs="*")
     add("-h", "--help", action="store_true")
     add("--version", action="store_true")
+    add("--doctor", action="store_true")
     add("-cd", "--config-dir", type=Path)
     add("-cn", "--config-name", default="train")
     add("-m", "--multirun", action="store_true")
@@ -99,6 +101,7 @@ def _flags(found: argparse.Namespace) -> Flags:
         words=found.words,
         help=found.help,
         version=found.version,
+        doctor=found.doctor,
         config_dir=found.config_dir.expanduser() if found.config_dir else None,
         config_name=found.config_name,
         multirun=found.multirun,
@@ -126,7 +129,9 @@ def _full_key(name: str) -> str:
 
     leaf = name.replace("-", "_")
     keys = [*key_types(), "optimizer.lr", "optimizer.weight_decay"]
-    return next((key for key in keys if key == leaf or key.endswith(f".{leaf}")), leaf)
+    near = nearest(leaf, [key.rpartition(".")[2] for key in keys], 1)
+    names = [leaf, *near]
+    return next((key for name in names for key in keys if key == name or key.endswith(f".{name}")), leaf)
 
 
 def take(word: str, own: dict[str, str], words: list[str], further: Sequence[str]) -> None:

@@ -42,6 +42,8 @@ def _train(argv: list[str]) -> int:
     if flags.version:
         print(f"dlwp {__version__}")
         return 0
+    if flags.doctor:
+        return _doctor(flags)
     if flags.help:
         from dlwp.config import help
 
@@ -68,6 +70,15 @@ def _train(argv: list[str]) -> int:
     return api.train_config(config).exit_code
 
 
+def _doctor(flags: Flags) -> int:
+    if flags.words:
+        raise ConfigError(f"--doctor takes no settings, got '{flags.words[0]}'. Write dlwp-train --doctor")
+    from dlwp.commands import doctor
+
+    print(doctor.report())
+    return 0
+
+
 # ------------------------------------------------------------------------------------------- questions to Hydra
 
 
@@ -76,7 +87,9 @@ def _hand_over(flags: Flags) -> int:
     from dlwp.config.compose import composed
 
     def check() -> DictConfig:
-        return composed(flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=True)[1]
+        return composed(flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=flags.multirun)[
+            1
+        ]
 
     if flags.package:
         _refuse_package(flags)

@@ -98,6 +98,9 @@ def _parse(text: str, behind: Sequence[str], catalog: Catalog) -> Word:
         raise ConfigError(_not_a_setting(text, behind, catalog))
     if not key:
         raise ConfigError(f"'{text}' has no key before the '='. Write key=value, such as seed=3")
+    if written is not None and not re.fullmatch(r"[^\W\d][\w.@:/$-]*(\[\d+\][\w.]*)*", key):
+        hint = _swapped(key, written, catalog) or did_you_mean("".join(key.split()), [*key_names(), *catalog.groups()])
+        raise ConfigError(f"'{key}' is no name of a key.{hint or ' Write key=value, such as seed=3'}")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -151,6 +154,19 @@ def with_defaults(words: Sequence[str], defaults: Iterable[str]) -> list[str]:
     return [*words, *(word for word in defaults if split(word)[1] not in typed)]
 
 
+def _swapped(key: str, written: str, catalog: Catalog) -> str:
+    """Return advice where the value stands before the key, as in digits=data, else ""."""
+    is_swapped = written in key_names() or (written in catalog.groups() and key in catalog.options(written))
+    return f" Did you mean {written}={key}?" if is_swapped else ""
+
+
+def key_names() -> list[str]:
+    """Return the names of the keys that have a type."""
+    from dlwp.config.schema import key_types
+
+    return [*key_types(), "optimizer.lr"]
+
+
 def _not_a_setting(text: str, behind: Sequence[str], catalog: Catalog) -> str:
     if behind and behind[0] == "=":
         return f"'{text}' is not key=value. Write {text}={behind[1] if len(behind) > 1 else 'VALUE'}, without spaces"
@@ -160,6 +176,10 @@ def _not_a_setting(text: str, behind: Sequence[str], catalog: Catalog) -> str:
     match = re.fullmatch(r"([\w.]+)[/:](\S+)", text)
     if match:
         return f"'{text}' is not key=value. Write {match[1]}={match[2]}"
+    for name in sorted((*key_names(), *catalog.groups()), key=len, reverse=True):  # the "=" was left out
+        rest = text.removeprefix(name).lstrip("- ")
+        if text.startswith(name) and (rest in catalog.options(name) or (rest[:1].isdigit() and "." in name)):
+            return f"'{text}' is not key=value. Write {name}={rest}"
     of = [group for group in catalog.groups() if text in catalog.options(group)]
     example = f"{of[0]}={text}" if of else f"{text}={'3' if text == 'seed' else 'VALUE'}, without spaces"
     return f"'{text}' is not key=value. Write {example}"
@@ -174,6 +194,8 @@ def _unparsed(text: str, key: str, written: str) -> str:
     if opened and written.count(written[0]) != written.count(opened):
         whole = f"{key}={written}{opened}"
         return f"unclosed '{written[0]}' in {text}. In zsh/bash quote it: '{whole}'"
+    if written.startswith("=") and written.count("=") == 1:
+        return f"two '=' in {text}. Write {key}{written}"
     bad = next((sign for sign in written if not re.match(r"[\w.,/:+%*@?|\- \\$]", sign)), None)
     if bad is None:
         return f"'{text}' cannot be read as key=value; quote the value: \"{key}='{written}'\""
@@ -250,9 +272,10 @@ def no_option(group: str, option: str, catalog: Catalog) -> str:
         return f"no {group} '{option}'; there are no options. {yours}"
     others = [other for other in catalog.groups() if other != group and option in catalog.options(other)]
     if others:
-        article = "an" if others[0][0] in "aeiou" else "a"
+        article = "an " if others[0][0] in "aeiou" else "a "
+        article = {"data": "", "metrics": "of "}.get(others[0], article)  # these cannot be counted
         return (
-            f"no {group} '{option}'; '{option}' is {article} {others[0]}: {others[0]}={option}. "
+            f"no {group} '{option}'; '{option}' is {article}{others[0]}: {others[0]}={option}. "
             f"{group.capitalize()} options: {_options(catalog, group)}"
         )
     hint = did_you_mean(option, options)
@@ -272,6 +295,8 @@ def unknown_key(key: str, written: str, keys: Iterable[str], catalog: Catalog) -
     keys = list(keys)
     section, _, leaf = key.rpartition(".")
     groups = catalog.groups()
+    if swapped := _swapped(key, written, catalog):
+        return f"unknown key '{key}'.{swapped}"
     if not section:
         group = nearest(key, groups, 1)
         exact = [other for other in keys if other.rpartition(".")[2] == key]
@@ -311,7 +336,8 @@ def unknown_key(key: str, written: str, keys: Iterable[str], catalog: Catalog) -
 def _option_with(group: str, key: str, catalog: Catalog) -> str | None:
     leaf = key.partition(".")[2]
     for option, path in catalog.options(group).items():
-        if leaf in [entry.key for entry in read_page(path).entries]:
+        is_there = leaf.rpartition(".")[2] in path.read_text(encoding="utf-8")  # parsing all of them takes 0.3 s
+        if is_there and leaf in [entry.key for entry in read_page(path).entries]:
             return option
     return None
 

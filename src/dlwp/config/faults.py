@@ -161,6 +161,9 @@ def of_words(words: Sequence[check.Word], base: DictConfig, catalog: Catalog) ->
         if word.sign == "~" and not exists:
             hint = did_you_mean(word.key, keys).replace("'", "'~", 1) or " All keys: dlwp-train --cfg job"
             faults.append(f"cannot remove '{word.key}': no such key.{hint}")
+        elif word.sign == "~" and word.key.partition(".")[0] in check.TYPED_SECTIONS:
+            now = check.typed(OmegaConf.select(base, word.key))
+            faults.append(f"'{word.key}' cannot be removed, a run needs it; set it: {word.key}={now}")
         elif word.sign == "+" and exists:
             faults.append(f"'{word.key}' exists; write {word.key}={word.written} (+ is for new keys)")
         elif word.sign == "" and not exists and not schema.reads(word.key):

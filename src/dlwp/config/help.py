@@ -33,6 +33,7 @@ _OPTIONS = (
     ("-i, --info", "where the configs come from: all, defaults, defaults-tree, searchpath, ..."),
     ("-sc install=bash", 'shell completion: eval "$(dlwp-train -sc install=bash)" (zsh, fish)'),
     ("-h, --help", "this text; with GROUP=OPTION also the keys of that option"),
+    ("--doctor", "a report of this machine, to be pasted into a report of a fault"),
     ("--hydra-help, --version", "Hydra's own flags; the version of dlwp"),
 )
 

@@ -138,7 +138,7 @@ def _contents(path: Path) -> dict[str, _Array]:
                 raise DataError(f"'{path}' (data.path) holds no .npy file")
             return {file.stem: _npy(file) for file in files}
         if not path.exists():
-            siblings = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+            siblings = [one.name for one in path.parent.iterdir() if one.exists()] if path.parent.is_dir() else []
             near = nearest(path.name, siblings, 1)
             hint = f" Near it: '{path.parent / near[0]}'" if near else ""
             raise DataError(f"no file '{path}' (data.path).{hint}")
@@ -150,6 +150,8 @@ def _contents(path: Path) -> dict[str, _Array]:
         return kinds[path.suffix](path)
     except PermissionError:
         raise unreadable(path) from None
+    except IsADirectoryError as error:
+        raise DataError(f"'{error.filename}' is a folder; a file is needed") from None
 
 
 def _alone(file: Path) -> dict[str, _Array]:
@@ -178,6 +180,8 @@ def _npy(file: Path) -> _Array:
 
 
 def _npz(file: Path) -> dict[str, _Array]:
+    if not zipfile.is_zipfile(file):  # numpy takes it for a pickle, and advises to load that
+        raise DataError(f"{file} is no .npz file, or damaged (it is no archive)")
     try:
         with numpy.load(file, allow_pickle=False) as opened, zipfile.ZipFile(file) as members:
             found = {}
@@ -364,7 +368,7 @@ def _targets(array: _Array | None, count: int) -> tuple[Tensor, list[str] | None
     if not array.shape:
         raise DataError(f"{array.file}: '{array.name}' is a single number; targets are (N, ...)")
     if array.shape[0] != count:
-        raise DataError(f"inputs hold {count:,} samples but targets '{array.name}' {array.shape[0]:,}")
+        raise DataError(f"{array.file}: inputs hold {count:,} samples but targets '{array.name}' {array.shape[0]:,}")
     values = array.read()
     if not isinstance(values, Tensor) and values.dtype.kind in "US":
         names, labels = numpy.unique(values.reshape(-1).astype(str), return_inverse=True)
@@ -387,7 +391,8 @@ def _renumbered(labels: Tensor, names: list[str], classes: list[str], array: _Ar
 def _kept(made: _Rows, labels: Tensor, targets: _Array | None, on_nan: str, notes: list[str]) -> ArrayDataset:
     """Return the data set of a split, after a look at every number in it."""
     wrong = ~_finite(labels)
-    at = targets.name if targets is not None and bool(wrong.any()) else made.array.name
+    source = targets if targets is not None and bool(wrong.any()) else made.array
+    at = source.name
     if made.mapped is not None or made.values.is_floating_point():
         chunk = max(1, _CHUNK_BYTES // max(1, made.rows(torch.arange(min(1, len(made)))).nbytes))
         for indices in torch.arange(len(made)).split(chunk):
@@ -395,7 +400,9 @@ def _kept(made: _Rows, labels: Tensor, targets: _Array | None, on_nan: str, note
     count = int(wrong.sum())
     if count and on_nan == "error":
         first = int(wrong.nonzero()[0])
-        text = f"{count:,} of {len(made):,} samples of '{at}' hold NaN or infinities, first sample {first}"
+        text = (
+            f"{source.file}: {count:,} of {len(made):,} samples of '{at}' hold NaN or infinities, first sample {first}"
+        )
         raise DataError(f"{text}. data.on_nan=drop")
     everything: ArrayDataset
     if made.mapped is not None:

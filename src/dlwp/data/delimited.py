@@ -111,6 +111,11 @@ def read(path: str | Path, form: dict[str, Any] | None = None, key: str = "data.
         raise DataError(f"{path}:{line} is not {encoding}. data.encoding=auto, or cp1252, latin-1, ...") from None
     if not text.strip():
         raise DataError(f"'{path}' is empty ({len(data)} bytes)")
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(
+            f"{path}:{line} holds zero bytes: it is no text, or damaged. data.encoding=utf-16 if it is that"
+        )
     return _table(text, form, encoding, str(path))
 
 

@@ -104,6 +104,8 @@ def check_sample(sample: Any, index: int, dataset: Dataset[Any], collate: Any = 
         raise DataError(f"{where} is None; it must give (input, target)")
     if collate is not None:
         return
+    if isinstance(sample, str | bytes):  # collated without a word
+        raise DataError(f"{where} is a {type(sample).__name__}; it must give (input, target)")
     try:
         default_collate([sample])
     except TypeError:

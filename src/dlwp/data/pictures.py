@@ -12,6 +12,7 @@ import math
 import os
 import stat
 import struct
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -277,6 +278,14 @@ def in_two_splits(paths: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"{len(same):,} pictures stand in more than one split, which makes results too good: {shown}"]
 
 
+@functools.cache
+def _leave_sizes_to_us() -> None:
+    """Keep Pillow from warning of a large picture in lines of its own: it is refused here, in one."""
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
 def decode(path: Any, sample: int, form: Form | None = None) -> numpy.ndarray:
     """Return one picture as uint8 (H, W, 3), upright as its EXIF says, without its alpha.
 
@@ -291,6 +300,7 @@ def decode(path: Any, sample: int, form: Form | None = None) -> numpy.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     where = f"{path} (sample {sample})" if isinstance(path, str | Path) else "the picture"
+    _leave_sizes_to_us()
     try:
         with Image.open(path, formats=_FORMATS) as picture:
             if picture.width * picture.height > MAX_PIXELS:

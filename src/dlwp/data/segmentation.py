@@ -66,6 +66,7 @@ class _Pairs:
 
     samples: list[tuple[str, str]]
     values: list[numpy.ndarray] = field(default_factory=list)  # that occur in each mask that was looked at
+    files: list[str] = field(default_factory=list)  # the masks whose values those are
     faults: list[str] = field(default_factory=list)
 
 
@@ -320,6 +321,7 @@ def _read(pairs: _Pairs, form: Form, in_memory: bool) -> tuple[numpy.ndarray, nu
     with tqdm(total=len(wanted), desc="decoding", unit=" pictures", leave=False, disable=None) as bar:
         pictures.by_threads(fill, range(0, len(wanted), _CHUNK), bar)
     pairs.values = [found[sample] for sample in wanted if sample in found]
+    pairs.files = [pairs.samples[sample][1] for sample in wanted if sample in found]
     return held, values
 
 
@@ -354,9 +356,11 @@ def _coding(splits: dict[str, _Pairs], kind: str, ignore: Any, classes: Any) -> 
         if ignore in every:
             how += f", {ignore} does not count"
     if number > _MOST_CLASSES:
+        files = [file for split in splits.values() for file in split.files]
+        file = next(file for file, one in zip(files, values, strict=True) if max(known) in one)
         raise DataError(
-            f"masks hold values up to {max(known)}, which would be {number:,} classes. data.mask_values=foreground, or "
-            "data.classes=NUMBER"
+            f"masks hold values up to {max(known)} ({file}), which would be {number:,} classes. "
+            "data.mask_values=foreground, or data.classes=NUMBER"
         )
     if len(known) < 2:
         raise DataError(f"all masks hold the one value {known[0] if known else ignore}: there is nothing to learn")

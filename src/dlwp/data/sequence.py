@@ -56,7 +56,7 @@ def sequence(
     fractions = _fractions(level, length, val_fraction, test_fraction)
     files = _files(path)
     tokens, names = _bytes(files) if level == "bytes" else _characters(files)
-    parts = _parts(tokens, fractions, length)
+    parts = _parts(tokens, fractions, length, files[0])
     facts = Facts(
         task="sequence", num_classes=len(names), classes=names,
         encoding={"kind": "sequence", "level": level, "vocabulary": names if level == "characters" else 256,
@@ -106,7 +106,7 @@ def _files(path: str | Sequence[str]) -> list[Path]:
         elif place.is_file():
             found.append(place)
         else:
-            siblings = [each.name for each in place.parent.iterdir()] if place.parent.is_dir() else []
+            siblings = [each.name for each in place.parent.iterdir() if each.exists()] if place.parent.is_dir() else []
             near = nearest(place.name, siblings, 1)
             hint = f" Near it: '{place.parent / near[0]}'" if near else ""
             raise DataError(f"no file '{place}' (data.path).{hint}")
@@ -147,6 +147,8 @@ def _characters(files: Sequence[Path]) -> tuple[Tensor, list[str]]:
             ) from None
         points.append(numpy.frombuffer(text.encode("utf-32-le"), dtype=numpy.int32))
     known, tokens = numpy.unique(numpy.concatenate(points), return_inverse=True)
+    if len(known) == 1:
+        raise DataError(f"'{files[0]}' holds one character alone, {chr(known[0])!r}: there is nothing to learn")
     kind = numpy.uint8 if len(known) <= 256 else numpy.int32
     return torch.from_numpy(tokens.astype(kind)), [chr(point) for point in known]
 
@@ -154,7 +156,7 @@ def _characters(files: Sequence[Path]) -> tuple[Tensor, list[str]]:
 # ---- parts ----------------------------------------------------------------------------------------------------------
 
 
-def _parts(tokens: Tensor, fractions: dict[str, float], length: int) -> dict[str, Tensor]:
+def _parts(tokens: Tensor, fractions: dict[str, float], length: int, where: Path) -> dict[str, Tensor]:
     """Return views of the tokens, train first; those that have a share.
 
     Raises:
@@ -167,7 +169,7 @@ def _parts(tokens: Tensor, fractions: dict[str, float], length: int) -> dict[str
         if count <= length:
             key = "" if name == "train" else f", or a larger data.{name}_fraction"
             raise DataError(
-                f"{name} has {count:,} of {total:,} tokens, a window needs {length + 1:,}. "
+                f"{where}: {name} has {count:,} of {total:,} tokens, a window needs {length + 1:,}. "
                 f"data.length={max(1, (count - 1) // 2)}{key}"
             )
     return dict(zip(counts, tokens.split(list(counts.values())), strict=True))

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,7 +22,8 @@ PACKAGES = (
 )  # fmt: skip
 """The packages whose versions bear on a result."""
 
-_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "DLWP_DATA_ROOT")
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES", "SLURM_JOB_ID", "DLWP_DATA_ROOT")
+"""The variables that bear on a result; their values are no secrets."""
 
 
 def collect(**facts: Any) -> dict[str, Any]:
@@ -36,16 +38,16 @@ def collect(**facts: Any) -> dict[str, Any]:
         "python": platform.python_version(),
         "executable": sys.executable,
         "packages": versions(),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "git": git_state(Path.cwd()),
         **facts,
     }
 
 
-def versions() -> dict[str, str]:
+def versions(names: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Return name -> version of the packages that are installed, from their metadata: nothing is imported."""
     found = {}
-    for name in PACKAGES:
+    for name in names:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -315,9 +315,13 @@ def is_own(folder: Path) -> bool:
     return any(noted.get("path") == path and noted.get("config") == digest for noted in history.read(_notebook()))
 
 
+def state_folder() -> Path:
+    """Return where this account's own runs are noted: XDG_STATE_HOME/dlwp, else ~/.local/state/dlwp."""
+    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "dlwp"
+
+
 def _notebook() -> Path:
-    state = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(state).expanduser() / "dlwp" / "runs.jsonl"
+    return state_folder() / "runs.jsonl"
 
 
 def _digest(data: bytes) -> str:
