@@ -120,7 +120,7 @@ ROWS = [
     Row("49 label below 0", ARRAYS, 3, r"label -1 in train \(sample \d+\) .* Labels count from 0",
         after("arrays", lambda: numpy.save("set/y.npy", numpy.arange(40) % 3 - 1))),
     Row("50 numbers into cross-entropy", ARRAYS + "criterion=cross_entropy metrics=none", 2,
-        r"labels are float32, criterion=cross_entropy wants whole numbers; for numbers: criterion=mse",
+        r"labels are \[4, 1\], float32, CrossEntropyLoss wants whole numbers; for numbers use criterion=mse",
         after("arrays", lambda: numpy.save("set/y.npy", numpy.linspace(0, 1, 40).astype("float32")))),
     Row("52 text in a number column", TABLE + "data.target=kind data.types={height:number}", 3,
         r"set/t\.csv: column 'height' is 'tall' in row \d+, a number is needed\. data\.missing=\['tall'\]",
