@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 import numpy
 import pytest
+import torch
 from PIL import Image
 
 from dlwp.commands import train
@@ -76,6 +78,13 @@ def model(layers: str) -> Callable[[], None]:
     return lambda: (write("own_net.py", code)(), write("own/model/m.yaml", "_target_: own_net.net\n")())[0]
 
 
+class Evil:
+    """What starts a program when it is unpickled."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("true",)
+
+
 def huge() -> None:
     Image.new("L", (9_500, 9_500)).save("set/train/ant/9.png")
 
@@ -111,7 +120,7 @@ ROWS = [
     Row("49 label below 0", ARRAYS, 3, r"label -1 in train \(sample \d+\) .* Labels count from 0",
         after("arrays", lambda: numpy.save("set/y.npy", numpy.arange(40) % 3 - 1))),
     Row("50 numbers into cross-entropy", ARRAYS + "criterion=cross_entropy metrics=none", 2,
-        r"labels are float32, criterion=cross_entropy wants whole numbers; for numbers: criterion=mse",
+        r"labels are \[4, 1\], float32, CrossEntropyLoss wants whole numbers; for numbers use criterion=mse",
         after("arrays", lambda: numpy.save("set/y.npy", numpy.linspace(0, 1, 40).astype("float32")))),
     Row("52 text in a number column", TABLE + "data.target=kind data.types={height:number}", 3,
         r"set/t\.csv: column 'height' is 'tall' in row \d+, a number is needed\. data\.missing=\['tall'\]",
@@ -139,6 +148,12 @@ ROWS = [
         r"model: '0\.weight' has no size before a first batch", model("nn.LazyLinear(10)")),
     Row("67 no such weights", FAST + "model=linear model.weights=nothere.safetensors", 2,
         r"no file 'nothere\.safetensors' \(model\.weights\)", lambda: None),
+    Row("96 weights that need code", FAST + "model=linear model.weights=old.pt", 3,
+        r"old\.pt cannot be read as weights without trusting it \(more than tensors: it needs \w+\.system\)",
+        lambda: torch.save({"a": Evil()}, "old.pt")),
+    Row("100 callback that hears nothing", FAST + "model=linear +callbacks.mine._target_=own_net.Mine", 2,
+        r"callbacks\.mine: Mine has no method that is called\. Did you mean 'on_step'\? There are: on_start",
+        write("own_net.py", "class Mine:\n    def on_steps(self, record): ...\n")),
     Row("68 no such network", FAST + "model=torchvision model.name=resnet81", 2,
         r"torchvision has no network 'resnet81'\. Did you mean 'resnet18'", lambda: None),
     Row("69 freeze", FAST + "model=linear model.freeze=all", 2,
@@ -161,6 +176,22 @@ ROWS = [
     Row("97 not writable", FAST + "run_dir=/proc/x model=linear", 4,
         r"cannot write to '/proc/x' \(.*\)\. run_dir=FOLDER", lambda: None),
 ]  # fmt: skip
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has MPS")
+def test_82_no_mps(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["dlwp-train", "device=mps"])
+    assert train.main() == 4
+    assert "dlwp: error: no MPS on this machine. device=cpu or device=auto" in capsys.readouterr().err
+
+
+def test_87_a_package_that_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    monkeypatch.setattr(sys, "argv", ["dlwp-train", "data=huggingface", "data.path=x"])
+    assert train.main() == 4
+    assert re.search(r"needs the package datasets: pip install 'dlwp\[hf\]'\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("mistake", ROWS, ids=lambda mistake: mistake.name)

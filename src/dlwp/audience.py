@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from dlwp.errors import ConfigError, nearest
 from dlwp.models.objective import Objective
 from dlwp.observers.compiling import Compiling
 from dlwp.observers.landscape import Landscape
@@ -20,6 +21,7 @@ from dlwp.observers.tensorboard import TensorBoard, flat
 from dlwp.observers.texts import Texts
 from dlwp.parts import Trust, instantiate
 from dlwp.settings import Duration
+from dlwp.training import events
 
 if TYPE_CHECKING:
     from dlwp.build import Parts
@@ -60,7 +62,7 @@ def hearers(
         observers.append(Profiling(run.path / "profile"))
     for name, section in (config.values.get("callbacks") or {}).items():
         trust = Trust(not config.foreign, config.trusted)
-        observers.append(instantiate(section, f"callbacks.{name}", trust))
+        observers.append(_hearing(instantiate(section, f"callbacks.{name}", trust), f"callbacks.{name}"))
     every = Duration.parse(settings.checkpoint_every)
     # a roll-back is to a checkpoint of a known step, and a pool of workers is not forked beside a thread at every epoch
     background = settings.on_nonfinite != "rollback" and not hasattr(parts.data.train, "set_epoch")
@@ -71,6 +73,17 @@ def hearers(
         )
     )  # fmt: skip
     return observers
+
+
+def _hearing(callback: Any, key: str) -> Any:
+    """Return a callback that has a method which is called; one that has none would do nothing, unseen."""
+    if not any(callable(getattr(callback, hook, None)) for hook in events.HOOKS):
+        own = [name for name in dir(type(callback)) if not name.startswith("_")]
+        near = next((found[0] for name in own if (found := nearest(name, events.HOOKS, 1))), "")
+        hint = f" Did you mean '{near}'?" if near else ""
+        kinds = ", ".join(events.HOOKS)
+        raise ConfigError(f"{key}: {type(callback).__name__} has no method that is called.{hint} There are: {kinds}")
+    return callback
 
 
 def _masked(parts: Parts) -> Any:

@@ -121,8 +121,8 @@ def _check_outputs(parts: Parts, outputs: Any, targets: Any) -> None:
             f"Give targets of {list(outputs.shape[1:])} a sample, or a model with outputs of {list(targets.shape[1:])}"
         )
     if facts.task == "regression" and isinstance(criterion, nn.CrossEntropyLoss) and targets.is_floating_point():
-        kind = str(targets.dtype).removeprefix("torch.")
-        raise ConfigError(f"labels are {kind}, criterion=cross_entropy wants whole numbers; for numbers: criterion=mse")
+        given = f"{list(targets.shape)}, {str(targets.dtype).removeprefix('torch.')}"
+        raise ConfigError(f"labels are {given}, CrossEntropyLoss wants whole numbers; for numbers use criterion=mse")
     classes = facts.num_classes
     dense = (len(targets), classes, *targets.shape[1:])
     if facts.task == "segmentation" and isinstance(criterion, nn.CrossEntropyLoss) and tuple(outputs.shape) != dense:

@@ -249,7 +249,8 @@ def _section_not_value(group: str, value: Any, catalog: Catalog) -> str:
     keys = _section_keys(group, catalog)
     first = value.items() if isinstance(value, dict) else [(keys[0] if keys else "KEY", value)]
     advice = " ".join(f"{group}.{key}={typed(inner)}" for key, inner in first)
-    return f"'{group}' is a section ({', '.join([*keys[:2], '…'])}), not a value; set {advice}?"
+    some = f" ({', '.join([*keys[:2], '…'])})" if keys else ""
+    return f"'{group}' is a section{some}, not a value; set {advice}?"
 
 
 def _section_keys(group: str, catalog: Catalog) -> list[str]:

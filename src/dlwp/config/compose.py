@@ -313,7 +313,8 @@ def _refuse_groups(words: Sequence[str], origin: Origin, catalog: Catalog) -> No
         _, key, written = check.split(word)
         group = key.split("@")[0]
         if group in catalog.groups() and (written is None or not written.startswith("{")):
-            anew = _overlaid(origin.typed, [f"{group}={written or 'NAME'}"])
+            before = [one for one in origin.typed if check.split(one)[1] != "run_dir"]  # that folder is not empty
+            anew = _overlaid(before, [f"{group}={written or 'NAME'}"])
             raise ConfigError(
                 f"'{word}' cannot change in a replay; set single keys ({group}.KEY=VALUE) "
                 f"or start anew: {shlex.join(['dlwp-train', *anew])}"

@@ -7,6 +7,8 @@ has an attribute `pretrained`: called with the same arguments it returns `Weight
 from __future__ import annotations
 
 import csv
+import pickle
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +124,11 @@ def read_file(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # any error: of torch, whose reader raises many kinds for what is no file of its own
         if isinstance(error, DataError):
             raise
-        why = " ".join(str(error).split())[:80]
+        text = " ".join(str(error).split())
+        named = re.search(r"GLOBAL (\S+)", text)
+        why = f"more than tensors: it needs {named[1]}" if named else text[:80]
+        if isinstance(error, pickle.UnpicklingError) and not named:  # its advice, to read it all the same, is unsafe
+            why = "it is no file of torch's, or damaged"
         raise DataError(f"{path} cannot be read as weights without trusting it ({why})") from None
     for inner in ("state_dict", "model", "model_state_dict"):
         if isinstance(found, dict) and isinstance(found.get(inner), dict):
