@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dlwp import frames
 from dlwp.errors import DataError, DlwpError
 from dlwp.runs import environment
 from dlwp.runs.folder import RunFolder
@@ -254,11 +255,10 @@ def _of_parts(
         return [Finding("fit", error.message, details=error.details)]
     except Exception as error:  # any error: of the user's own code, told with all else
         from dlwp.data.facts import one_line
-        from dlwp.data.survey import own_frame
 
         if "fails" in groups:
             return []
-        if not (place := own_frame(error)):
+        if not (place := frames.place(error)):
             raise
         return [Finding("fails", f"your code fails at {place}: {one_line(error)}")]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import itertools
-import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,11 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
-from dlwp import nested
+from dlwp import frames, nested
 from dlwp.data.datasets import ArrayDataset, is_iterable, length_of, size
 from dlwp.data.facts import name_of, one_line, path_of
 from dlwp.data.reading import Failure, Reader, begin_worker
-from dlwp.errors import DlwpError
 
 _CHUNK = 512
 _MOST_ITERATED = 10_000
@@ -155,7 +153,7 @@ def _of_iterable(dataset: Any) -> Iterator[Glance]:
         for index, sample in enumerate(itertools.islice(iter(copy.copy(dataset)), _MOST_ITERATED)):
             yield glance(index, sample)
     except Exception as error:  # any error: the data set is the user's own
-        yield Glance([index], faults=[(index, name_of(dataset), one_line(error), own_frame(error))])
+        yield Glance([index], faults=[(index, name_of(dataset), one_line(error), frames.place(error))])
 
 
 class _Looker(Dataset[Glance]):
@@ -173,19 +171,10 @@ class _Looker(Dataset[Glance]):
         try:
             found = self._reader[0, index]
         except Exception as error:  # any error: the data set is the user's own
-            return Glance([index], faults=[(index, where, one_line(error), own_frame(error))])
+            return Glance([index], faults=[(index, where, one_line(error), frames.place(error))])
         if isinstance(found, Failure):
             return Glance([index], faults=[(index, where, found.error.message, "")])
         return glance(index, found.sample)
-
-
-def own_frame(error: BaseException) -> str:
-    """Return file and line of the innermost frame outside of dlwp and of installed packages."""
-    if isinstance(error, DlwpError):
-        return ""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if "/dlwp/" not in one.filename]
-    own = [one for one in frames if "site-packages" not in one.filename and "/lib/python" not in one.filename]
-    return f"{own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def glance(index: int, sample: Any) -> Glance:
