@@ -86,11 +86,12 @@ WORDS = (
 CASES = {
     "dataset": ("data.num_workers=0", "+data.fails=true"),
     "dataset in a worker": ("data.num_workers=1", "+data.fails=true"),
-    "iterable": ("data._target_=mine.Stream", "data.num_workers=0", "+data.classes=2"),
-    "iterable in a worker": ("data._target_=mine.Stream", "data.num_workers=1", "+data.classes=2"),
+    "iterable": ("data._target_=mine.Stream", "data.num_workers=0", "data.steps_per_epoch=9"),
+    "iterable in a worker": ("data._target_=mine.Stream", "data.num_workers=1", "data.steps_per_epoch=9"),
     "data function": ("data._target_=mine.function",),
     "collate": ("data.num_workers=0", "data.collate=mine.collate"),
     "collate in a worker": ("data.num_workers=1", "data.collate=mine.late"),
+    "import": ("model._target_=mine_too.Net",),
     "model built": ("data.num_workers=0", "+model.kind=build"),
     "model": ("data.num_workers=0", "+model.kind=forward"),
     "step": ("data.num_workers=0", "trainer.step=mine.step"),
@@ -100,6 +101,7 @@ CASES = {
 
 def told(tmp_path: Path, *words: str) -> str:
     (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "mine_too.py").write_text("from mine import *\n\nbroken('{')\n")
     command = [sys.executable, "-c", "import sys; from dlwp.commands.train import main; sys.exit(main())"]
     replaced = {word.partition("=")[0] for word in words}
     kept = [word for word in WORDS if word.partition("=")[0] not in replaced]
@@ -125,7 +127,7 @@ def test_the_users_frames_are_shown_and_only_those(case: str, tmp_path: Path) ->
     assert "fault in dlwp" not in err
     frames = [line.strip() for line in lines[1:] if ".py:" in line]
     assert len(frames) >= 2
-    assert all(frame.startswith("mine.py:") for frame in frames)
+    assert all(frame.startswith(("mine.py:", "mine_too.py:")) for frame in frames)
     assert frames[-1].startswith(f"mine.py:{number} in broken: return {INNERMOST}")
     assert "site-packages" not in err and "Traceback" not in err
 
