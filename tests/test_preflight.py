@@ -20,15 +20,16 @@ from torch.utils.data import Dataset
 
 class Mine(Dataset):
     classes = ["a", "b"]
-    def __init__(self, fails=None, odd=None):
-        self.fails, self.odd = fails, odd
+    def __init__(self, fails=None, odd=None, nan=None):
+        self.fails, self.odd, self.nan = fails, odd, nan
     def __len__(self):
         return 40
     def __getitem__(self, index):
         if index == self.fails:
             raise KeyError("no such thing")
         generator = torch.Generator().manual_seed(index)
-        return torch.randn(4 if index != self.odd else 5, generator=generator), index % 2
+        row = torch.randn(4 if index != self.odd else 5, generator=generator)
+        return row / (index != self.nan), index % 2
 """
 
 
@@ -144,6 +145,13 @@ def test_a_clean_set_gives_no_finding(kind: str, checked: Any, tmp_path: Path) -
         (tmp_path / "own.py").write_text(OWN)
         words = ("data=dataset", "data._target_=own.Mine", "data.val_fraction=0")
     assert checked(*words) == ([], 0)
+
+
+def test_an_input_that_is_not_finite_is_told_once_with_its_sample(checked: Any, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    found, status = checked("data=dataset", "data._target_=own.Mine", "data.val_fraction=0", "+data.nan=21")
+    assert status == 3
+    assert found == ["error    not finite: train: 1 input of 40 with NaN or infinities: 21"]
 
 
 def test_workers_see_what_one_process_sees(checked: Any, tmp_path: Path) -> None:

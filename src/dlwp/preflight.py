@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlwp import frames
-from dlwp.errors import DataError, DlwpError
+from dlwp.errors import DataError, DlwpError, NonFiniteError
 from dlwp.runs import environment
 from dlwp.runs.folder import RunFolder
 
@@ -250,7 +250,7 @@ def _of_parts(
         found += [Finding("fit", text, False) for text in parts.warnings if text not in parts.data.warnings]
         return found + _of_trial(lenient, parts, console)
     except DlwpError as error:
-        if isinstance(error, DataError) and groups:
+        if (isinstance(error, DataError) and groups) or (isinstance(error, NonFiniteError) and "not finite" in groups):
             return []  # told above, with all its samples
         return [Finding("fit", error.message, details=error.details)]
     except Exception as error:  # any error: of the user's own code, told with all else
