@@ -53,7 +53,7 @@ class Run:
         """The status a command ends with: 0, or 130 and 143 after a signal."""
         if self.exit.startswith("stopped:"):
             return _SIGNAL_STATUS.get(self.exit, _STOPPED_STATUS)
-        return 5 if self.exit == "failed" else 0
+        return {"failed": 5, "faults": 3}.get(self.exit, 0)
 
 
 def train(*words: str, config_dir: str | Path | None = None) -> Run:
@@ -83,6 +83,10 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
         config: from `dlwp.config.compose.compose`.
         run_dir: the run's folder, where the caller decides it (a sweep).
     """
+    if config.values.get("check"):
+        from dlwp import preflight
+
+        return Run(Path("(none: check)"), {"exit": preflight.check(config, _build)})
     if config.values.get("dry_run"):
         return _dry_run(config)
     run, named = _folder_of(config, run_dir)

@@ -151,12 +151,7 @@ class Builder:
         devices.limit_threads()
         devices.keep_freed_memory()
         self._decide("device", str(device), reason, stored=False)
-        section, own = self._take_off("model", ModelKeys)
-        if fresh:
-            target = locate(section["_target_"], "model._target_", self._trust)
-            self._weights = weights.chosen(target, section, ModelKeys(**own))
-            self._wanted = getattr(target, "data_answers", {})
-        data, keys = self._data()
+        data, keys = self._data(fresh)
         randomness.seed_everything(self._seed)
         model = self._model(data.facts)
         begun = self._weights
@@ -182,7 +177,13 @@ class Builder:
 
     # ---- data -----------------------------------------------------------------------------------------------------
 
-    def _data(self) -> tuple[Splits, DataKeys]:
+    def read_data(self, *, fresh: bool = True) -> tuple[Splits, DataKeys]:
+        """Return the data as its `_target_` gives it, val cut off, before anything is asked of its samples."""
+        section, own = self._take_off("model", ModelKeys)
+        if fresh:
+            target = locate(section["_target_"], "model._target_", self._trust)
+            self._weights = weights.chosen(target, section, ModelKeys(**own))
+            self._wanted = getattr(target, "data_answers", {})
         section, own = self._take_off("data", DataKeys)
         section, own = self._as_trained(section), self._as_trained(own)
         keys = DataKeys(**own)
@@ -194,6 +195,10 @@ class Builder:
             fraction = self._decide("data.val_fraction", 0.2, "usual") if data.val is None else 0.0
         if data.val is None and float(fraction) > 0:
             data = splits.cut_validation(data, float(fraction), self._seed)
+        return data, keys
+
+    def _data(self, fresh: bool) -> tuple[Splits, DataKeys]:
+        data, keys = self.read_data(fresh=fresh)
         key = keys.collate
         self._collate = splits.collate_of(data.train) if key is None else locate(key, "data.collate", self._trust)
         options = {"mean": keys.mean, "std": keys.std, "collate": self._collate}

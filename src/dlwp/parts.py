@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from dlwp import frames
 from dlwp.errors import ConfigError, DataError, DlwpError, MachineError, did_you_mean
 
 TRUSTED_PACKAGES = ("dlwp", "torch", "torchvision", "timm", "torchmetrics")
@@ -202,11 +203,12 @@ def _import(name: str, key: str) -> ModuleType | None:
 
 
 def _import_failed(name: str, key: str, error: Exception) -> ConfigError:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    found = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    place = frames.place(error) or (f"{found[-1].filename}:{found[-1].lineno}" if found else "")
     if isinstance(error, SyntaxError):
-        place = f" at {error.filename}:{error.lineno}"
-    return ConfigError(f"{key}: importing {name} failed{place}: {type(error).__name__}: {error}")
+        place = f"{error.filename}:{error.lineno}"
+    text = f"{key}: importing {name} failed{f' at {place}' if place else ''}: {type(error).__name__}: {error}"
+    return ConfigError(text, frames.lines(error))
 
 
 def _make_working_directory_importable() -> None:
@@ -266,7 +268,9 @@ def instantiate(section: Any, key: str, trust: Trust | None = None, **given: Any
             why = "it is a link to what is not there" if is_link else str(error.strerror).lower()
             raise DataError(f"{key}: '{error.filename}' cannot be read: {why}") from error
         detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"{key}: {_name(target)}({_shorten(shown)}) failed: {detail}") from error
+        where = f" at {frames.place(error)}" if frames.place(error) else ""
+        text = f"{key}: {_name(target)}({_shorten(shown)}) failed{where}: {detail}"
+        raise ConfigError(text, frames.lines(error)) from error
 
 
 def _of_another_kind(target: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlwp import devices, randomness
+from dlwp import devices, frames, randomness
 from dlwp.build import Parts
 from dlwp.errors import ConfigError, DataError
 from dlwp.nested import cut, described, inputs_of, size_of, target_of
@@ -175,9 +175,8 @@ def _explained(error: Exception, parts: Parts, batch: Any, watch: _Watch) -> Exc
     if devices.is_out_of_memory(error):
         return error
     if not watch.inside and parts.settings.step is not None and not _is_of_torch(error):
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{frame.filename}:{frame.lineno}"
-        return ConfigError(f"trainer.step fails at {where} on a batch of {described(batch)}: {text}")
+        where = f" at {frames.place(error)}" if frames.place(error) else ""
+        return ConfigError(f"trainer.step fails{where} on a batch of {described(batch)}: {text}", frames.lines(error))
     if not watch.inside:
         return _criterion_fault(text, parts, batch)
     name, module, shape = watch.inside[-1]
@@ -202,7 +201,9 @@ def _explained(error: Exception, parts: Parts, batch: Any, watch: _Watch) -> Exc
     if "more than 1 value per channel" in text:
         return ConfigError(f"a batch has 1 sample and '{name}' is a batch norm. Another data.batch_size")
     where = f"in '{name}' ({type(module).__name__})" if name else f"in {type(module).__name__}"
-    return ConfigError(f"the model fails on a batch of {given}, {where}, which gets {list(shape)}: {text}")
+    at = f" at {frames.place(error)}" if frames.place(error) else ""
+    told = f"the model fails{at} on a batch of {given}, {where}, which gets {list(shape)}: {text}"
+    return ConfigError(told, frames.lines(error))
 
 
 def _is_of_torch(error: Exception) -> bool:

@@ -227,7 +227,7 @@ def explained(error: BaseException, run: RunFolder, values: Mapping[str, Any], t
         )
     if isinstance(error, CallbackError) and (saved := run.pointed("last")) is not None:
         go_on = command(run.path, trusted)
-        return CallbackError(f"{error.message}. Saved at step {int(saved.name[5:]):,}; go on: {go_on}")
+        return CallbackError(f"{error.message}. Saved at step {int(saved.name[5:]):,}; go on: {go_on}", error.details)
     if isinstance(error, OSError) and not isinstance(error, DlwpError):
         return MachineError(files.fault(error, Path(error.filename or ".")))
     return error

@@ -35,6 +35,7 @@ class CommandSettings:
     tags: list[str] = field(default_factory=list)
     notes: str = ""
     dry_run: bool = False
+    check: bool = False
     trust: list[str] = field(default_factory=list)
     data: Any = None
     model: Any = None
@@ -217,11 +218,11 @@ DURATIONS: dict[str, tuple[str, ...]] = {
 }
 """Keys that hold a duration, and the units that each takes."""
 
-OF_ONE_COMMAND = ("run_dir", "resume", "resume_exact", "resume_fallback", "verify_resume", "dry_run", "trust")
+OF_ONE_COMMAND = ("run_dir", "resume", "resume_exact", "resume_fallback", "verify_resume", "dry_run", "check", "trust")
 """Keys that hold for the command in which they are typed: a run's config.yaml does not keep them."""
 
 FREE_ON_RESUME = (
-    "callbacks", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.on_error",
+    "callbacks", "check", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.on_error",
     "data.path", "data.root", "data.test_path", "data.timeout_s", "data.val_path", "data.verify", "device", "dry_run",
     "logger", "notes", "resume_exact", "resume_fallback", "tags", "trainer.checkpoint_every", "trainer.epochs",
     "trainer.extend", "trainer.keep_best", "trainer.keep_last", "trainer.log_every", "trainer.max_steps",

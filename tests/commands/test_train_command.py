@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dlwp import __version__
+from dlwp import __version__, frames
 from dlwp.commands import entry, train
 from dlwp.errors import ConfigError, DataError
 
@@ -113,7 +113,7 @@ def test_a_defect_says_so_and_shows_its_traceback_on_demand(
     def job() -> int:
         return int("x" * 2, base=40)
 
-    monkeypatch.setattr(entry, "_is_users", lambda file: False)
+    monkeypatch.setattr(frames, "is_users", lambda file: False)
     assert entry.run(job) == 5
     err = capsys.readouterr().err
     assert err.startswith("dlwp: error: this is a fault in dlwp, please report: ValueError: int() base")

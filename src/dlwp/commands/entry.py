@@ -9,7 +9,6 @@ import argparse
 import os
 import re
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dlwp import frames
 from dlwp.errors import ConfigError, DlwpError, did_you_mean, nearest
 
 
@@ -193,32 +193,16 @@ def tell(error: BaseException, what: str = "") -> int:
 
 
 def _defect(error: BaseException) -> list[str]:
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if _is_users(frame.filename)]
-    text = " ".join(f"{type(error).__name__}: {error}".split())
-    if own:
-        place = _near(own[-1].filename)
-        lines = [f"your code failed at {place}:{own[-1].lineno}: {text}"]
-        lines += [f"{_near(frame.filename)}:{frame.lineno} in {frame.name}: {frame.line}" for frame in own]
+    text = frames.text_of(error)
+    if place := frames.place(error):
+        lines = [f"your code failed at {place}: {text}", *frames.lines(error)]
     else:
-        place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
+        found = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(found[-1].filename).name}:{found[-1].lineno}" if found else "?"
         lines = [f"this is a fault in dlwp, please report: {text} ({place})"]
     if not getattr(error, "__notes__", ()) and os.environ.get("DLWP_DEBUG") != "1":
         lines.append("the whole traceback: put DLWP_DEBUG=1 before the command")
     return lines
-
-
-def _is_users(file: str) -> bool:
-    """Whether a frame's file is neither dlwp's, nor an installed package's, nor Python's own."""
-    path = Path(file)
-    homes = {Path(__file__).resolve().parents[1], *(Path(place) for place in sysconfig.get_paths().values())}
-    installed = "site-packages" in path.parts or any(home in path.parents for home in homes)
-    return path.is_absolute() and not installed and path.is_file() and path.name != Path(sys.argv[0]).name
-
-
-def _near(file: str) -> str:
-    path = Path(file)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
 
 
 @contextmanager

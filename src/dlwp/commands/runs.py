@@ -1,4 +1,4 @@
-"""Own `dlwp-runs`: print the table of any runs, or the audit of one.
+"""Own `dlwp-runs`: print the table of any runs, the audit of one, or the step at which one failed.
 
 Knows nothing of how runs are read, compared or audited.
 """
@@ -18,6 +18,7 @@ _EPILOG = """examples:
   dlwp-runs outputs/cifar10-resnet               those of one pair
   dlwp-runs outputs/sweeps/2026-11-23_20-15-03 --format csv
   dlwp-runs audit outputs/latest                 prove that each sample of each epoch was used exactly once
+  dlwp-runs replay outputs/latest                take again the step at which a loss was not finite: where it arose
 """
 
 
@@ -28,8 +29,8 @@ def show_runs(words: list[str]) -> None:
         ConfigError: a folder is not there, or holds no run.
         DataError: an audit finds samples that were skipped or repeated.
     """
-    if words[:1] == ["audit"]:
-        _audit(words[1:])
+    if words[:1] in (["audit"], ["replay"]):
+        (_audit if words[0] == "audit" else _replay)(words[1:])
         return
     from dlwp.runs import table
 
@@ -64,6 +65,14 @@ def _audit(runs: list[str]) -> None:
 
     for run in runs:
         print(f"{run}: {api.audit(run)}")
+
+
+def _replay(words: list[str]) -> None:
+    if not words or words[0].startswith("-"):
+        raise ConfigError("replay needs a run: dlwp-runs replay outputs/latest")
+    from dlwp.replay import replay
+
+    print(*replay(words[0], words[1:]), sep="\n")
 
 
 def _refuse(message: str) -> NoReturn:

@@ -245,11 +245,9 @@ class IterableLoader:
                     if self.listener is not None and self.listener.waiting():
                         return None
                     continue
-                if (
-                    "timed out" in str(error)
-                    or "exited unexpectedly" in str(error)
-                    or "DataLoader worker" in str(error)
-                ):
+                signs = ("timed out", "exited unexpectedly", "DataLoader worker")
+                # what the data set itself raised begins so, and may hold the same words
+                if not str(error).startswith("Caught ") and any(sign in str(error) for sign in signs):
                     what = "hangs" if waited >= self._timeout_s else "died, often out of memory"
                     raise RunError(
                         f"a data worker {what}, after {self._batches:,} batches. data.num_workers=0"

@@ -17,7 +17,7 @@ def first_not_finite(model: nn.Module, forward: Callable[[], Tensor]) -> str:
     """Return the first module whose output is not finite, quoted, or a word for what comes after them all.
 
     Args:
-        model: whose modules without children are watched.
+        model: whose modules are watched, each before the one that it is in.
         forward: passes a batch through the model, and returns the loss.
     """
     found: list[str] = []
@@ -25,12 +25,11 @@ def first_not_finite(model: nn.Module, forward: Callable[[], Tensor]) -> str:
     def watch(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if not found and isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                found.append(f"'{name}'" if name else "the model's output")
+                found.append(f"'{name}'" if name else "the model itself")
 
         return hook
 
-    leaves = [(name, module) for name, module in model.named_modules() if not list(module.children())]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules()]
     try:
         loss = forward()
     finally:

@@ -5,10 +5,10 @@ Knows nothing of the loop.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dlwp import frames
 from dlwp.errors import CallbackError
 from dlwp.training import events
 
@@ -78,8 +78,8 @@ class Dispatch:
             return None
         if type(part).__module__.partition(".")[0] == "dlwp":
             return error
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"callback {name}.{hook} failed at {frame.filename}:{frame.lineno}"
-        failure = CallbackError(f"{where}: {type(error).__name__}: {error}")
+        where = f" at {place}" if (place := frames.place(error)) else ""
+        text = f"callback {name}.{hook} failed{where}: {frames.text_of(error)}"
+        failure = CallbackError(text, frames.lines(error))
         failure.__cause__ = error
         return failure
