@@ -5,6 +5,7 @@ Knows nothing of how parts are built or trained; it reads them.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 import shlex
@@ -100,7 +101,8 @@ def model_lines(parts: Parts, name: str, values: dict[str, Any], rehearsal: Rehe
     model = parts.model
     count = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    depth = f", depth {values['depth']}" if "depth" in values else ""
+    takes_depth = "depth" in values and "depth" in inspect.signature(type(model)).parameters  # not left of another's
+    depth = f", depth {values['depth']}" if takes_depth else ""
     size = f"{name}{depth}: {count:,} parameters"
     if trainable != count:
         size += f", {trainable:,} of them trained"
