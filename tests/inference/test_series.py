@@ -83,7 +83,7 @@ def test_a_picture_is_drawn_when_asked_for(run: Path, monkeypatch: Any) -> None:
         (10, ["new.csv"], 3, "new.csv has 10 rows with load; a forecast looks back on 24"),
         (100, [], 2, "this run forecasts"),
         (100, ["new.csv", "new.csv"], 2, "2 are given"),
-        (100, ["old.csv"], 3, "'old.csv' cannot be read"),
+        (100, ["old.csv"], 3, "no file 'old.csv'"),
     ],
 )
 def test_what_cannot_be_is_one_line(
