@@ -58,7 +58,7 @@ def _draw_fit(
         problem.model, rows, torch.zeros(_CURVE, problem.targets.shape[1], dtype=torch.float64),
         torch.ones(_CURVE, 1, dtype=torch.float64), problem.names, problem.low, problem.high,
     )  # fmt: skip
-    outputs = curve.residuals(found.point).reshape(_CURVE, -1)  # of targets 0: the outputs themselves
+    outputs = curve.outputs(found.point).numpy()
     half = band(curve.jacobian(found.point), said, how).reshape(_CURVE, -1)
     names = facts.target_names or ["target"]
     for number, name in enumerate(names):

@@ -70,27 +70,21 @@ class Problem:
         take = torch.func.jacfwd(self._residuals) if few else torch.func.jacrev(self._residuals)
         return take(point).detach().numpy()
 
-    def subset(self, chosen: Tensor) -> Problem:
-        """Return the problem of some of the samples."""
-        return Problem(
-            self.model, self.inputs[chosen], self.targets[chosen], self.sigma[chosen], self.names, self.low, self.high
-        )
-
     def replaced(self, targets: Tensor) -> Problem:
         """Return the problem with other targets (N, K)."""
         return Problem(self.model, self.inputs, targets, self.sigma, self.names, self.low, self.high)
 
-    def outputs(self, vector: numpy.ndarray, inputs: Tensor | None = None) -> Tensor:
+    def outputs(self, vector: numpy.ndarray) -> Tensor:
         """Return the model's outputs (N, K) at a point."""
         with torch.no_grad():
-            return self._outputs(torch.from_numpy(vector), self.inputs if inputs is None else inputs)
+            return self._outputs(torch.from_numpy(vector))
 
     def _residuals(self, vector: Tensor) -> Tensor:
-        return ((self._outputs(vector, self.inputs) - self.targets) / self.sigma).flatten()
+        return ((self._outputs(vector) - self.targets) / self.sigma).flatten()
 
-    def _outputs(self, vector: Tensor, inputs: Tensor) -> Tensor:
-        outputs = torch.func.functional_call(self.model, self._parts(vector), (inputs,))
-        return outputs.reshape(len(inputs), -1)
+    def _outputs(self, vector: Tensor) -> Tensor:
+        outputs = torch.func.functional_call(self.model, self._parts(vector), (self.inputs,))
+        return outputs.reshape(len(self.inputs), -1)
 
     def _parts(self, vector: Tensor) -> dict[str, Tensor]:
         found, begin = dict[str, Tensor](), 0

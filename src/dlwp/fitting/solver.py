@@ -63,16 +63,21 @@ def solve(
     if not numpy.isfinite(first).all():
         values = ", ".join(f"{name}={value:g}" for name, value in list(zip(problem.names, start))[:6])
         raise RunError(f"the formula is not finite at the starting values {values}. Others: model.parameters.NAME.init")
-    steps = [0]
+    steps, last = 0, (start, first)
 
     def jacobian(point: numpy.ndarray) -> numpy.ndarray:
-        steps[0] += 1
+        nonlocal steps
+        steps += 1
+        if not numpy.array_equal(last[0], point):
+            residuals(point)
         if heard is not None:
-            heard(point, _cost(problem.residuals(point), how))
+            heard(point, _cost(last[1], how))
         return problem.jacobian(point)
 
     def residuals(point: numpy.ndarray) -> numpy.ndarray:
+        nonlocal last
         found = problem.residuals(point)
+        last = point.copy(), found
         return numpy.where(numpy.isfinite(found), found, 1e150)  # a step there is taken back
 
     tolerance = max(how.tolerance, tolerance or 0.0, 2.3e-16)
@@ -89,9 +94,7 @@ def solve(
     final = problem.residuals(point)
     message = {0: f"not converged after {how.max_iterations:,} iterations", 1: "gradient", 2: "cost", 3: "step"}
     said = message.get(found.status, "cost and step")
-    return Solution(
-        point, final, problem.jacobian(point), _cost(final, how), steps[0], found.status > 0, said, at_bound
-    )
+    return Solution(point, final, problem.jacobian(point), _cost(final, how), steps, found.status > 0, said, at_bound)
 
 
 def _cost(residuals: numpy.ndarray, how: LeastSquares) -> float:

@@ -106,11 +106,6 @@ class Parameters(nn.Module):
         """Lower and upper bound of each parameter that has one."""
         return {name: (one.min, one.max) for name, one in self.specified.items() if (one.min, one.max) != (None, None)}
 
-    @property
-    def started_at_one(self) -> list[str]:
-        """The parameters that no starting value was given for."""
-        return [name for name, one in self.specified.items() if not one.said and one.equals is None]
-
 
 class Expression(nn.Module):
     """A formula of columns and parameters, or of the states of a system of ordinary differential equations.

@@ -10,7 +10,7 @@ import copy
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,7 +146,7 @@ class Trainer:
             CallbackError: a callback of the user's own raised.
         """
         progress = self._begin(train, val)
-        try:
+        with self._failure_told():
             self._settle()  # what a cut left undone
             while self._stop is None and progress.step < self.total_steps:
                 before = progress.step
@@ -164,9 +164,6 @@ class Trainer:
                         break
                 if self._stop is None and progress.step == before:
                     raise DataError(f"the data gave no batch {progress.position + 1} in epoch {progress.epoch + 1}")
-        except BaseException as error:  # any error: observers are told that the run failed, then it goes on its way
-            self._end("failed", error)
-            raise
         return self._end(self._stop.exit if self._stop else "done", None)
 
     def follow(self, train: Loader, val: Loader | None, solver: Callable[[Callable[[float], None]], None]) -> Outcome:
@@ -182,15 +179,11 @@ class Trainer:
             if self._stop is not None:
                 raise StopIteration
 
-        try:
-            with contextlib.suppress(StopIteration):
-                solver(tell)
-                if val is not None:
-                    self._validate()
-                self.emit(events.Settled(self, progress.step, progress.epoch, True))
-        except BaseException as error:  # any error: observers are told that the run failed, then it goes on its way
-            self._end("failed", error)
-            raise
+        with self._failure_told(), contextlib.suppress(StopIteration):
+            solver(tell)
+            if val is not None:
+                self._validate()
+            self.emit(events.Settled(self, progress.step, progress.epoch, True))
         return self._end(self._stop.exit if self._stop else "done", None)
 
     def _take_step(self, loss: Tensor, batch: Any) -> None:
@@ -417,6 +410,14 @@ class Trainer:
         progress = self.state.progress
         progress.position, progress.order = 0, {}
         self.tally.reset()
+
+    @contextlib.contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:  # any error: observers are told that the run failed, then it goes on its way
+            self._end("failed", error)
+            raise
 
     def _end(self, exit_word: str, error: BaseException | None) -> Outcome:
         progress = self.state.progress
