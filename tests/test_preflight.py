@@ -115,7 +115,8 @@ def test_twelve_planted_faults_are_found_and_nothing_else(checked: Any, tmp_path
     found, status = checked("data=arrays", "data.path=a.npz", "data.classes=3", "data.val_fraction=0")
     assert status == 3
     assert found[0] == "error    labels: train: 1 sample with labels outside of 0 to 2: 7 at 5"
-    assert re.fullmatch(r"error    not finite: a.npz: 1 of 30 samples of 'x_test' hold NaN .* first sample 4\..*", found[1])
+    not_finite = r"error    not finite: a.npz: 1 of 30 samples of 'x_test' hold NaN .* first sample 4\..*"
+    assert re.fullmatch(not_finite, found[1])
     assert len(found) == 2
 
     (tmp_path / "own.py").write_text(OWN)
