@@ -6,6 +6,7 @@ Knows nothing of command lines and exit statuses. Torch is imported inside the f
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlwp import resuming, telling
+from dlwp import launching, resuming, telling
 from dlwp.config import check
 from dlwp.errors import ConfigError, DlwpError, RunError
 from dlwp.runs import environment, files
@@ -89,24 +90,29 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
         return Run(Path("(none: check)"), {"exit": preflight.check(config, _build)})
     if config.values.get("dry_run"):
         return _dry_run(config)
+    if processes := launching.count(config):
+        run = RunFolder(launching.launch(config, processes, run_dir))
+        return Run(run.path, run.read_summary())
+    config = launching.begun(config)
     run, named = _folder_of(config, run_dir)
     try:
+        from dlwp import distributed
         from dlwp.observers.console import Console
 
-        console = Console(run.log, progress=config.values["trainer"]["progress"])
-        with _failures_noted(run, console, config, fresh=config.resume is None and run_dir is None):
+        main = distributed.is_main()
+        console = Console(run.log, progress=config.values["trainer"]["progress"]) if main else Console(progress=False, stream=io.StringIO())
+        fresh = config.resume is None and run_dir is None
+        with _failures_noted(run, console, config, fresh=fresh) if main else contextlib.nullcontext():
             return _train_in(run, named, config, console)
     finally:
         run.close()
 
 
 def _train_in(run: RunFolder, named: Path | None, config: Config, console: Console) -> Run:
-    checkpoint, notes, died, before = None, list(config.warnings), None, resuming.machine_of(run)
-    others = environment.OtherWork()
-    if config.resume is not None:
-        checkpoint, found = resuming.find_checkpoint(run, named, fallback=config.values["resume_fallback"])
-        notes, died = [*notes, *found], resuming.word_of_death(run)
-    is_finished = checkpoint is not None and named is None and run.read_summary().get("exit") == "done"
+    from dlwp import distributed
+
+    main, others = distributed.is_main(), environment.OtherWork()
+    checkpoint, notes, died, before, is_finished = distributed.from_first(lambda: _whence(run, named, config))
     if is_finished and not any(check.split(word)[1] in _LENGTHS for word in config.words):
         return _say_finished(run, config, console)
     parts = _build(config, fresh=checkpoint is None)
@@ -118,10 +124,11 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         if is_finished and step == total:
             return _say_finished(run, config, console)
     config_text = config.yaml(parts.decided(stored_only=True))
-    if checkpoint is None:
-        _describe(run, config, parts, config_text)
-    telling.summary(run, config, parts, console, others)
-    point_latest(run.path)
+    if main:
+        if checkpoint is None:
+            _describe(run, config, parts, config_text)
+        telling.summary(run, config, parts, console, others)
+        point_latest(run.path)
     from dlwp import features
     from dlwp.audience import hearers
     from dlwp.forecast import disk_warnings
@@ -134,10 +141,11 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
         if checkpoint is not None:
             line, anew = resuming.load(trainer, checkpoint, parts.loaders["train"], exact=config.values["resume_exact"])
-            run.point("last", checkpoint.name)  # before any record is cut to it
-            _describe(run, config, parts, config_text)  # all of it fits: from here on it is the run's own
+            if main:
+                run.point("last", checkpoint.name)  # before any record is cut to it
+                _describe(run, config, parts, config_text)  # all of it fits: from here on it is the run's own
+                notes += [*anew, *resuming.differences(checkpoint, before, resuming.machine_of(run))]
             console.say(f"resume   {line}" + (f" · {died}" if died else ""))
-            notes += [*anew, *resuming.differences(checkpoint, before, resuming.machine_of(run))]
         for note in notes:
             trainer.warn(note)
         if checkpoint is None and config.resume is not None:
@@ -146,9 +154,20 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
         exit = outcome.exit
         if not exit.startswith("stopped:") and not _test(run, parts, trainer, console):
             exit = signals.exit or exit
-    run.update_summary(exit=exit)  # last: who reads "done" finds all of it
-    telling.end(run, trainer, console, config, exit)
+    if main:
+        run.update_summary(exit=exit)  # last: who reads "done" finds all of it
+        telling.end(run, trainer, console, config, exit)
     return Run(run.path, run.read_summary())
+
+
+def _whence(run: RunFolder, named: Path | None, config: Config) -> tuple[Path | None, list[str], str | None, Any, bool]:
+    """Return where a run goes on from, what to warn of, how it died, on which machine it was, and whether it is done."""
+    checkpoint, notes, died, before = None, list(config.warnings), None, resuming.machine_of(run)
+    if config.resume is not None:
+        checkpoint, found = resuming.find_checkpoint(run, named, fallback=config.values["resume_fallback"])
+        notes, died = [*notes, *found], resuming.word_of_death(run)
+    is_finished = checkpoint is not None and named is None and run.read_summary().get("exit") == "done"
+    return checkpoint, notes, died, before, is_finished
 
 
 def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Outcome:
@@ -165,7 +184,17 @@ def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Ou
 
 
 def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | None]:
-    """Return the locked run folder, and the checkpoint that was named, if one was."""
+    """Return the run folder, which the first process locks, and the checkpoint that was named, if one was."""
+    from dlwp import distributed
+
+    found = _locked_folder(config, run_dir) if distributed.is_main() else None
+    path, named = distributed.from_first(lambda: (found[0].path, found[1]))  # type: ignore[index]
+    if found is not None:
+        launching.note_run(path)
+    return found or (RunFolder(path), named)
+
+
+def _locked_folder(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | None]:
     if config.resume is not None:
         path, checkpoint = find_run(str(config.resume))
         if not is_run(path):
@@ -219,16 +248,16 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     if "test" not in parts.loaders:
         return True
     from dlwp import checkpoint as checkpoints
-    from dlwp import report
+    from dlwp import distributed, report
     from dlwp.training.state import load_weights
 
-    best = run.pointed("best") or run.pointed("last")
+    best = distributed.from_first(lambda: run.pointed("best") or run.pointed("last"))
     step = trainer.state.progress.step
     if best is not None and (at := checkpoints.step_of(best)) != step:
         step = at
         trainer.optimizer.zero_grad(set_to_none=True)
         trainer.optimizer.state.clear()  # training is over: its memory is that for the weights
-        weights, _ = checkpoints.load_weights(best)
+        weights, _ = distributed.from_first(lambda: checkpoints.load_weights(best))
         load_weights(trainer.model, weights)
         if trainer.state.averaged is not None:
             trainer.state.averaged.load_state_dict(weights)
@@ -236,7 +265,7 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     if parts.settings.keep_best and wanted is not None and step != wanted:
         trainer.warn(f"the weights of the best step {wanted:,} were not saved: test takes those of step {step:,}")
     values = trainer.evaluate(parts.loaders["test"], "test")
-    if values is not None:
+    if values is not None and distributed.is_main():
         run.update_summary(test={**values, "step": step})
         count = parts.loaders["test"].num_samples
         bounds: Any = {} if parts.data.facts.task == "sequence" else None

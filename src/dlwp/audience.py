@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from dlwp import distributed
 from dlwp.errors import ConfigError, nearest
 from dlwp.models.objective import Objective
 from dlwp.observers.compiling import Compiling
@@ -15,12 +16,12 @@ from dlwp.observers.landscape import Landscape
 from dlwp.observers.plots import Plots
 from dlwp.observers.profiling import Profiling
 from dlwp.observers.recording import Recording
-from dlwp.observers.saving import Saving
+from dlwp.observers.saving import Following, Saving
 from dlwp.observers.stopping import MaxTime, Patience
 from dlwp.observers.tensorboard import TensorBoard, flat
 from dlwp.observers.texts import Texts
 from dlwp.parts import Trust, instantiate
-from dlwp.settings import Duration
+from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 
 if TYPE_CHECKING:
@@ -35,11 +36,9 @@ def hearers(
 ) -> list[Any]:
     """Return those who hear the run, keepers first: what is recorded is on disk before a checkpoint says so."""
     settings, logger, classes = parts.settings, config.values["logger"], parts.data.facts.classes
-    observers: list[Any] = [console, signals, Recording(run, test_follows=True)]
-    if settings.patience is not None:
-        observers.append(Patience(settings.patience))
-    if settings.max_time is not None:
-        observers.append(MaxTime(Duration.parse(settings.max_time).value))
+    if not distributed.is_main():
+        return [signals, *_steering(settings), *_callbacks(config), Following()]
+    observers: list[Any] = [console, signals, Recording(run, test_follows=True), *_steering(settings)]
     if logger["tensorboard"]:
         hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
@@ -60,9 +59,7 @@ def hearers(
         observers.append(Compiling())
     if settings.profile:
         observers.append(Profiling(run.path / "profile"))
-    for name, section in (config.values.get("callbacks") or {}).items():
-        trust = Trust(not config.foreign, config.trusted)
-        observers.append(_hearing(instantiate(section, f"callbacks.{name}", trust), f"callbacks.{name}"))
+    observers += _callbacks(config)
     every = Duration.parse(settings.checkpoint_every)
     # a roll-back is to a checkpoint of a known step, and a pool of workers is not forked beside a thread at every epoch
     background = settings.on_nonfinite != "rollback" and not hasattr(parts.data.train, "set_epoch")
@@ -73,6 +70,18 @@ def hearers(
         )
     )  # fmt: skip
     return observers
+
+
+def _steering(settings: TrainerSettings) -> list[Any]:
+    """Return those who may end a run before its last step."""
+    found: list[Any] = [] if settings.patience is None else [Patience(settings.patience)]
+    return found if settings.max_time is None else [*found, MaxTime(Duration.parse(settings.max_time).value)]
+
+
+def _callbacks(config: Config) -> list[Any]:
+    """Return the user's own, in each process."""
+    trust, found = Trust(not config.foreign, config.trusted), (config.values.get("callbacks") or {}).items()
+    return [_hearing(instantiate(section, f"callbacks.{name}", trust), f"callbacks.{name}") for name, section in found]
 
 
 def _hearing(callback: Any, key: str) -> Any:

@@ -67,7 +67,7 @@ def resolve(name: str) -> tuple[torch.device, str]:
         return torch.device("cpu"), "no CUDA device here"
     if kind == "cuda":
         _require_cuda(name, int(number or 0))
-        return torch.device("cuda", int(number or 0)), "as asked"
+        return torch.device("cuda", int(number) if number else torch.cuda.current_device()), "as asked"
     if kind == "mps" and not torch.backends.mps.is_available():
         raise MachineError("no MPS on this machine. device=cpu or device=auto")
     return torch.device(kind), "as asked"

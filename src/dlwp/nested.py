@@ -124,6 +124,16 @@ def cut(batch: Any, count: int) -> list[Any]:
     return [_slice(batch, *ends, size) for ends in itertools.pairwise(bounds)]
 
 
+def piece(batch: Any, bounds: slice) -> Any:
+    """Return the samples of a batch within bounds, as `cut` does.
+
+    Raises:
+        ConfigError: the first axes of its tensors differ.
+    """
+    size = size_of(batch)
+    return batch if bounds == slice(0, size) else _slice(batch, bounds.start, bounds.stop, size)
+
+
 def _slice(batch: Any, begin: int, end: int, size: int) -> Any:
     if isinstance(batch, Mapping):
         return {key: _slice(value, begin, end, size) for key, value in batch.items()}

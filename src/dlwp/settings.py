@@ -27,6 +27,9 @@ class CommandSettings:
 
     seed: int = 0
     device: str = "auto"
+    devices: int | str = 1
+    strategy: str = "ddp"
+    max_restarts: int = 3
     run_dir: str | None = None
     resume: str | None = None
     resume_exact: bool = True
@@ -66,6 +69,7 @@ class TrainerSettings:
     compile: bool = False
     cuda_graphs: bool = False
     accumulate: int | str = 1
+    sync_batchnorm: bool | str = "auto"
     clip_norm: float | None = None
     ema_decay: float | None = None
     tta: str | None = None
@@ -181,11 +185,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "other",
     ),
     "scheduler.interval": ("step", "epoch"),
+    "strategy": ("ddp", "fsdp2"),
+    "trainer.sync_batchnorm": ("auto", "true", "false"),
 }
 """Keys whose value is one of a few words."""
 
 MINIMUM: dict[str, float] = {
     "seed": 0,
+    "devices": 1,
+    "max_restarts": 0,
     "trainer.epochs": 1,
     "trainer.max_steps": 1,
     "trainer.accumulate": 1,
@@ -223,8 +231,8 @@ OF_ONE_COMMAND = ("run_dir", "resume", "resume_exact", "resume_fallback", "verif
 
 FREE_ON_RESUME = (
     "callbacks", "check", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.on_error",
-    "data.path", "data.root", "data.test_path", "data.timeout_s", "data.val_path", "data.verify", "device", "dry_run",
-    "logger", "notes", "resume_exact", "resume_fallback", "tags", "trainer.checkpoint_every", "trainer.epochs",
+    "data.path", "data.root", "data.test_path", "data.timeout_s", "data.val_path", "data.verify", "device",
+    "devices", "dry_run", "logger", "max_restarts", "notes", "resume_exact", "resume_fallback", "tags", "trainer.checkpoint_every", "trainer.epochs",
     "trainer.extend", "trainer.keep_best", "trainer.keep_last", "trainer.log_every", "trainer.max_steps",
     "trainer.max_time", "trainer.patience", "trainer.profile", "trainer.progress", "trust",
 )  # fmt: skip

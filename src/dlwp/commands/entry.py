@@ -181,6 +181,13 @@ def tell(error: BaseException, what: str = "") -> int:
     Args:
         what: what it happened in, such as "job 2 (model=vit): ".
     """
+    lines, status = words_of(error)
+    print(f"dlwp: error: {what}{lines[0]}", *(f"    {line}" for line in lines[1:]), sep="\n", file=sys.stderr)
+    return status
+
+
+def words_of(error: BaseException) -> tuple[list[str], int]:
+    """Return what a person is told of an error, a line each, and the exit status it means."""
     if os.environ.get("DLWP_DEBUG") == "1":
         traceback.print_exception(error)
     if isinstance(error, DlwpError):
@@ -188,8 +195,7 @@ def tell(error: BaseException, what: str = "") -> int:
     else:
         lines = _defect(error)
     lines += [note for note in getattr(error, "__notes__", ()) if note not in lines]
-    print(f"dlwp: error: {what}{lines[0]}", *(f"    {line}" for line in lines[1:]), sep="\n", file=sys.stderr)
-    return error.exit_code if isinstance(error, DlwpError) else 5
+    return lines, error.exit_code if isinstance(error, DlwpError) else 5
 
 
 def _defect(error: BaseException) -> list[str]:

@@ -53,8 +53,11 @@ def _train(argv: list[str]) -> int:
         return _complete(flags)
     if flags.handed_over:
         return _hand_over(flags)
+    from dlwp import launching
     from dlwp.config.compose import composed
 
+    if launching.is_one_of_many():
+        return _together(flags)
     config, own = composed(
         flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=flags.multirun
     )
@@ -68,6 +71,20 @@ def _train(argv: list[str]) -> int:
     from dlwp import api
 
     return api.train_config(config).exit_code
+
+
+def _together(flags: Flags) -> int:
+    """Train as one of several processes that somebody has started: the first composes, the others get it from there."""
+    from dlwp import api, distributed, launching
+    from dlwp.config.compose import compose
+
+    if flags.multirun:
+        raise ConfigError("-m is for one process, this is one of several. Leave out -m, or do not start it by torchrun")
+    with launching.joined():
+        config = distributed.from_first(
+            lambda: compose(flags.words, config_dir=flags.config_dir, config_name=flags.config_name)
+        )
+        return api.train_config(config).exit_code
 
 
 def _doctor(flags: Flags) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlwp import checkpoint, devices
+from dlwp import checkpoint, devices, distributed
 from dlwp.checkpoint import Snapshot
 from dlwp.errors import CallbackError, DataError, RunError
 from dlwp.runs import files
@@ -111,7 +111,7 @@ class Saving:
             due = self._clock() - self._began >= self._every.value
         else:
             due = event.step % self._every_steps == 0
-        if due or self._best_due:
+        if distributed.any_of(due or self._best_due or None):
             self._begin(event, beside=self._background)
         if self._writing is not None and not self._writing.is_alive():
             self._finish(event)
@@ -126,10 +126,12 @@ class Saving:
         """
         if event.exit == "failed":
             self._finish(event, attempts=sys.maxsize)
-            if not isinstance(event.error, CallbackError) or event.step == 0:
+            alone = distributed.world_size() == 1  # others may be gone, and a state is taken together
+            if not isinstance(event.error, CallbackError) or event.step == 0 or not alone:
                 return
         self._finish(event)
-        if event.step != self._saved_step or self._best_due or self._kept is not None:
+        due = event.step != self._saved_step or self._best_due or self._kept is not None
+        if distributed.any_of(due or None):
             self._begin(event, beside=False)
             self._finish(event, attempts=1)
 
@@ -246,6 +248,23 @@ class Saving:
         text = files.fault(error, self._run.checkpoints, checkpoint.size(event.trainer.state))
         advice = ". Free space, or trainer.keep_last=1" if text.startswith("disk") else ""
         return f"{text}{advice}; last good: {f'step {int(self._order[-1][5:]):,}' if self._order else 'none'}"
+
+
+class Following:
+    """Take part, in a process that is not the first, in the saves that the first one makes."""
+
+    watcher = False
+
+    def on_settled(self, event: Settled) -> None:
+        """Give what this process knows of the state, where one is taken now."""
+        if distributed.any_of(None):
+            event.trainer.state.record()
+            event.trainer.guard.keep()
+
+    def on_end(self, event: Ended) -> None:
+        """Do so at the end of a run that has not failed."""
+        if event.exit != "failed" and distributed.any_of(None):
+            event.trainer.state.record()
 
 
 @dataclass

@@ -6,7 +6,7 @@ Knows nothing of the loop that asks for it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dlwp import devices, distributed
 from dlwp.criteria import weight_of
-from dlwp.nested import size_of, target_of
+from dlwp.nested import target_of
 from dlwp.training.batches import StepFunction, split_result, supervised_step
 
 
@@ -27,9 +27,8 @@ def evaluate(
     *,
     step: StepFunction = supervised_step,
     tally: Any = None,
-    on_batch: Callable[[int], bool] | None = None,
 ) -> dict[str, float]:
-    """Return loss and metrics over all batches, as if they had been computed in one piece.
+    """Return loss and metrics over all batches of all processes, as if they had been computed in one piece.
 
     Args:
         model: put into evaluation mode, and left in the mode it was in.
@@ -38,10 +37,9 @@ def evaluate(
         metrics: name -> object with update(outputs, targets), compute() and reset().
         step: as in training.
         tally: a further object to reset and update that is no number, such as a confusion matrix.
-        on_batch: told the size of each batch; returning True ends the evaluation at once.
 
     Returns:
-        "loss", the metrics and the step's further numbers, by name. Empty when `on_batch` ended it.
+        "loss", the metrics and the step's further numbers, by name.
     """
     metrics = metrics or {}
     updated = [*metrics.values(), *([tally] if tally is not None else [])]
@@ -64,11 +62,10 @@ def evaluate(
             if outputs is not None and (target := target_of(batch)) is not None:
                 for metric in updated:
                     metric.update(outputs, target)
-            if on_batch is not None and on_batch(size_of(batch)):
-                return {}
     finally:
         model.train(was_training)
-    return _reduced(totals, weight, metrics)
+    values = _reduced(totals, weight, {**metrics, **({} if tally is None else {"": tally})})
+    return values | {name: float(metric.compute()) for name, metric in metrics.items()}
 
 
 def _reduced(totals: dict[str, Tensor], weight: Any, metrics: Mapping[str, Any]) -> dict[str, float]:
@@ -81,5 +78,4 @@ def _reduced(totals: dict[str, Tensor], weight: Any, metrics: Mapping[str, Any])
         for name, metric in summed.items():
             shape = torch.broadcast_shapes(*(shapes[name] for _, shapes in known))
             metric.sums = distributed.sum_(metric.sums.expand(shape).clone())
-    values = {name: float(total / weight) if weight else math.nan for name, total in totals.items()}
-    return values | {name: float(metric.compute()) for name, metric in metrics.items()}
+    return {name: float(total / weight) if weight else math.nan for name, total in totals.items()}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dlwp import devices, randomness
+from dlwp import devices, distributed, parallel, randomness
 from dlwp.criteria import weight_of
 from dlwp.graphs import Captured
 from dlwp.nested import target_of
@@ -38,12 +38,20 @@ class Passes:
         tuned = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
         self._parameters = list(dict.fromkeys([*tuned, *trainer.model.parameters()]))
         self._captured = Captured(self._compute, self._parameters, settings) if settings.cuda_graphs else None
+        self._shared = None
+        if distributed.world_size() > 1:
+            by_hand = settings.accumulate == "auto"  # a process that runs out of memory must not leave others waiting
+            self._shared = parallel.Shared(trainer.model, self._step, trainer.criterion, by_hand=by_hand)
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, detached; its gradient is where the optimizer finds it."""
         self._batch = batch
         self.drop_gradients()
-        return self._pieces.compute(batch, self._accumulate)
+        if self._shared is None:
+            return self._pieces.compute(batch, self._accumulate)
+        share = self._shared.share(batch)
+        loss = self._pieces.compute(share, self._accumulate)
+        return self._shared.together(loss, self._weight(share))
 
     def closure(self, loss: Tensor, batch: Any) -> Callable[[], Tensor]:
         """Return what evaluates a batch again at other parameters; the first time it gives what is there already."""
@@ -67,25 +75,41 @@ class Passes:
         losses: list[Tensor] = []
         whole = len(pieces) == 1
         for number, piece in enumerate(pieces):
-            randomness.seed_step(trainer.seed, trainer.state.progress.step, 0, number, trainer.device)
-            loss, further, outputs = self._captured(piece) if whole and self._captured else self._compute(piece, whole)
+            at = trainer.state.progress.step, distributed.rank(), number
+            randomness.seed_step(trainer.seed, *at, trainer.device)
+            last = number == len(pieces) - 1
+            loss, further, outputs = (
+                self._captured(piece) if whole and self._captured else self._compute(piece, whole, last)
+            )
             trainer.spend("backward")
             losses.append(loss)
-            if outputs is not None and self._counts and (target := target_of(piece)) is not None:
+            counts = self._counts and (self._shared is None or self._shared.counts)
+            if outputs is not None and counts and (target := target_of(piece)) is not None:
                 trainer.tally.update(outputs, target)
-            for name, value in further.items() if self._counts else ():
+            for name, value in further.items() if counts else ():
                 trainer.tally.add(name, value, targets_of(piece))
         return sum(losses[1:], losses[0])
 
-    def _compute(self, piece: Any, whole: bool = True) -> tuple[Tensor, dict[str, Any], Any]:
+    def _compute(self, piece: Any, whole: bool = True, last: bool = True) -> tuple[Tensor, dict[str, Any], Any]:
         """Add the gradient of a piece of the batch to what is there; return its loss, further numbers and outputs."""
         trainer = self._trainer
         with devices.autocast(trainer.device, trainer.precision):
-            result, outputs = self._step(trainer.model, piece, trainer.criterion)
+            if self._shared is not None:
+                result, outputs = self._shared(piece, is_last=last)
+            else:
+                result, outputs = self._step(trainer.model, piece, trainer.criterion)
         loss, further = split_result(result)
-        if not whole:
-            loss = loss * (weight_of(trainer.criterion, piece) / weight_of(trainer.criterion, self._batch))
+        if not whole or self._shared is not None:
+            loss = loss * self._weight(piece)
         trainer.spend("forward")
-        (trainer.scaler.scale(loss) if trainer.scaler is not None else loss).backward()
+        wanted = loss if self._shared is None else loss * distributed.world_size()  # torch's engine takes the mean
+        (trainer.scaler.scale(wanted) if trainer.scaler is not None else wanted).backward()
         further = {name: one.detach() if isinstance(one, Tensor) else one for name, one in further.items()}
         return loss.detach(), further, outputs
+
+    def _weight(self, piece: Any) -> float | Tensor:
+        """Return the share of a piece in its batch."""
+        if self._shared is not None and not self._shared.counts:
+            return 0.0
+        criterion = self._trainer.criterion
+        return weight_of(criterion, piece) / weight_of(criterion, self._batch)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dlwp import devices
+from dlwp import devices, distributed
 from dlwp.nested import cut, size_of
 
 if TYPE_CHECKING:
@@ -43,15 +43,20 @@ class Pieces:
         most = max(1, size_of(batch) // self._least)
         if not self._auto:
             return job([batch] if self._fixed == 1 else cut(batch, min(self._fixed, most)))
+        most = min(distributed.gathered(most))
         trainer = self._trainer
         buffers = [(buffer, buffer.clone()) for buffer in trainer.model.buffers()]
         sums = trainer.tally.state_dict()
         while True:
+            loss = None
             try:
-                return job(cut(batch, min(self.count, most)))
+                loss = job(cut(batch, min(self.count, most)))
             except (RuntimeError, MemoryError) as error:
                 if not devices.is_out_of_memory(error) or self.count >= most:
                     raise
+            if distributed.any_of(loss is None or None) is None:  # of no process
+                assert loss is not None
+                return loss
             # here the error is gone, and with it the tensors that its traceback held
             trainer.optimizer.zero_grad(set_to_none=True)
             for buffer, kept in buffers:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dlwp import distributed
 from dlwp.criteria import batch_weights
 
 _MOST_NOTED = 1024  # numbers
@@ -60,7 +61,7 @@ class Tally:
         return self._means({})
 
     def window(self) -> dict[str, float]:
-        """Return the means since the last call of this method, by name; waits for the device."""
+        """Return the means since the last call of this method, by name; waits for the device and other processes."""
         values = self._means(self._read)
         self._read = self.state_dict()["sums"]
         return values
@@ -73,17 +74,18 @@ class Tally:
         """Return the sums as lists; waits for the device."""
         self._sum_up()
         of_metrics = {name: metric.sums.tolist() for name, metric in self._metrics.items()}
-        return {"sums": {name: list(sums) for name, sums in self._sums.items()} | of_metrics, "read": self._read}
+        return {"sums": distributed.summed(self._sums | of_metrics), "read": self._read}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave: the first process has it, the others begin at nothing."""
         self._forget()
-        self._sums = {name: list(sums) for name, sums in state["sums"].items() if name not in self._metrics}
+        sums = state["sums"] if distributed.is_main() else {}
+        self._sums = {name: list(one) for name, one in sums.items() if name not in self._metrics}
         self._read = state["read"]
         for name, metric in self._metrics.items():
             metric.reset()
-            if name in state["sums"]:
-                metric.sums = metric.sums.new_tensor(state["sums"][name])
+            if name in sums:
+                metric.sums = metric.sums.new_tensor(sums[name])
 
     @torch.no_grad()
     def _sum_up(self) -> None:
@@ -104,15 +106,14 @@ class Tally:
         self._noted, self._batches, self._bytes, self._count = defaultdict(list), [], 0, 0
 
     def _means(self, since: dict[str, list[Any]]) -> dict[str, float]:
-        self._sum_up()
-        values = {}
-        for name, (total, weight) in self._sums.items():
-            before = since.get(name, (0.0, 0.0))
-            if weight > before[1]:
-                values[name] = (total - before[0]) / (weight - before[1])
+        sums, values = self.state_dict()["sums"], {}
+        for name in [name for name in sums if name not in self._metrics]:
+            total, weight = (now - was for now, was in zip(sums[name], since.get(name, (0.0, 0.0)), strict=True))
+            if weight > 0:
+                values[name] = total / weight
         for name, metric in self._metrics.items():
-            kept = metric.sums
-            metric.sums = kept - kept.new_tensor(since[name]) if name in since else kept
+            kept, whole = metric.sums, metric.sums.new_tensor(sums[name])
+            metric.sums = whole - whole.new_tensor(since[name]) if name in since else whole
             values[name] = float(metric.compute())
             metric.sums = kept
         return values

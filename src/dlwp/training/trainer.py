@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dlwp import devices
+from dlwp import devices, distributed
 from dlwp.errors import DataError, RunError
 from dlwp.metrics import monitored
 from dlwp.models.stages import Frozen, to_training
 from dlwp.models.views import with_views
-from dlwp.nested import size_of
+from dlwp.nested import piece, size_of
 from dlwp.optimizers import needs_closure, take_step
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
@@ -119,6 +119,7 @@ class Trainer:
         self.chain = Chain()
         self.guard = Guard(self)
         self._stop: events.Stop | None = None
+        self._wish: events.Stop | None = None  # of an observer here; what all processes do is `_stop`
         self._began = self._mark = 0.0
         self._next_due = 0
         self._window_began = self._epoch_began = (0.0, 0)  # time, samples
@@ -176,7 +177,7 @@ class Trainer:
             self.emit(events.StepEnded(self, progress.step, progress.epoch, torch.tensor(loss), train.num_samples))
             self.emit(events.Logged(self, progress.step, progress.epoch, {"loss": loss}))
             self.spend("solver")
-            if self._stop is not None:
+            if self._agree():
                 raise StopIteration
 
         with self._failure_told(), contextlib.suppress(StopIteration):
@@ -202,7 +203,8 @@ class Trainer:
                 take_step(self.optimizer)
             if self.state.averaged is not None:
                 self.state.averaged.update(self.model, progress.step + 1)
-            self.tally.add("loss", loss, targets_of(batch))
+            if distributed.is_main():  # the others know the same
+                self.tally.add("loss", loss, targets_of(batch))
         size = size_of(batch)
         progress.step += 1
         self._rates.after_step(progress)
@@ -265,6 +267,7 @@ class Trainer:
                 self._end_epoch()
             elif part == "settle":
                 self.emit(events.Settled(self, progress.step, progress.epoch, ended))
+        self._agree()
         self.spend("observers")
 
     def _log(self) -> None:
@@ -303,17 +306,22 @@ class Trainer:
         self.passes.drop_gradients()  # their memory is for what evaluation and saving need
         done = 0
 
-        def on_batch(size: int) -> bool:
+        def batches() -> Iterator[Any]:
             nonlocal done
-            done += size
-            self.emit(events.EvaluationStep(self, split, done, loader.num_samples))
-            return self._stop is not None
+            for batch in loader.epoch():
+                own = distributed.share(size_of(batch))
+                if own.start < own.stop:
+                    yield piece(batch, own)
+                done += size_of(batch)
+                self.emit(events.EvaluationStep(self, split, done, loader.num_samples))
+                if self._agree():
+                    return
 
         try:
             with self._evaluated_weights(), devices.autocast(self.device, self.precision):
                 values = evaluate(
-                    with_views(self._evaluated, self.settings.tta), loader.epoch(), self.criterion, self._metrics,
-                    step=self.step_function, tally=self._confusion, on_batch=on_batch,
+                    with_views(self._evaluated, self.settings.tta), batches(), self.criterion, self._metrics,
+                    step=self.step_function, tally=self._confusion,
                 )  # fmt: skip
         except (RuntimeError, MemoryError) as error:
             if devices.is_out_of_memory(error) and (half := loader.batch_size // 2):
@@ -322,7 +330,7 @@ class Trainer:
                     f"out of memory while evaluating {split} ({why}). data.eval_batch_size={half}"
                 ) from error
             raise
-        if not values or (self._stop is not None and done < loader.num_samples):
+        if self._stop is not None and done < loader.num_samples:
             return None
         best = False
         if split == "val":
@@ -382,7 +390,7 @@ class Trainer:
         thaw = settings.unfreeze_at
         self._thaw_step = self.total_steps if thaw is None else Duration.parse(thaw).steps(len(train))
         self._next_due = 0  # the step that a log, an evaluation or the end of the epoch follows
-        self._stop = None
+        self._stop = self._wish = None
         now = self._mark = time.perf_counter()
         self._began = now - progress.elapsed_s
         self._window_began = self._epoch_began = (now, progress.samples)
@@ -395,6 +403,7 @@ class Trainer:
             torch.autograd.set_detect_anomaly(True)
         steps = self.total_steps, self.steps_per_epoch
         self.emit(events.Started(self, progress.step, progress.epoch, *steps, settings.epochs))
+        self._agree()
         if extended is not None:
             self.say(f"extended {extended}")
         return progress
@@ -423,7 +432,7 @@ class Trainer:
         progress = self.state.progress
         if self.settings.detect_anomaly:
             torch.autograd.set_detect_anomaly(False)
-        self._stop = None
+        self._stop = self._wish = None
         try:
             self.emit(events.Ended(self, progress.step, progress.epoch, exit_word, error, dict(self.times)))
         except Exception as failure:  # any error: of an observer; the one that ended the run is what is raised
@@ -437,7 +446,14 @@ class Trainer:
         if isinstance(record, events.Saved):
             self.guard.keep()
         stop = self._dispatch.emit(record, self.state.progress.step)
-        self._stop = self._stop or stop
+        self._wish = self._wish or stop
+        if distributed.world_size() == 1:
+            self._stop = self._wish
+
+    def _agree(self) -> bool:
+        """Let all processes stop where one is to; return whether they do. They ask at the same places."""
+        self._stop = self._stop or distributed.any_of(self._wish)
+        return self._stop is not None
 
     def warn(self, text: str) -> None:
         """Note a warning, and say it through the observers that can."""
@@ -453,7 +469,10 @@ class Trainer:
                 say(text)
 
     def waiting(self) -> bool:
-        """Return whether to give up waiting for data: a loader asks at least once a second, and then ends its epoch."""
+        """Return whether to give up waiting for data: a loader asks at least once a second, and then ends its epoch.
+
+        Of several processes none gives up alone.
+        """
         self.emit(events.Waiting(self, self.state.progress.step))
         return self._stop is not None
 

@@ -1,0 +1,145 @@
+"""Own how a step is shared by processes: whose samples, whose gradient, and what becomes of batch statistics.
+
+Knows nothing of optimizers and observers. The engine is torch's DistributedDataParallel. It wraps the step, not the
+model: so any step of the user's own works, and the model keeps its attributes and the names of its weights.
+
+After a step all processes hold the same weights, gradients and buffers. Batch norm sees the samples of its process
+alone (but for SyncBatchNorm, on cards); its running statistics are then the mean over processes, by samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from dlwp import distributed
+from dlwp.nested import piece, size_of
+
+
+class Shared:
+    """Computes a step over all processes.
+
+    Args:
+        model: its buffers are kept alike.
+        step: (model, batch, criterion) -> (loss, outputs), as the trainer's.
+        criterion: given to the step.
+        by_hand: gradients are reduced after the backward pass, in one go, and not while it runs.
+    """
+
+    def __init__(self, model: nn.Module, step: Callable[..., Any], criterion: Any, *, by_hand: bool) -> None:
+        self._model, self._step, self._criterion = model, step, criterion
+        self._least = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
+        self._by_hand = by_hand
+        self._engine: DistributedDataParallel | None = None
+        self._of: list[Tensor] = []  # the parameters that the engine was made for
+        self._versions: dict[int, int] = {}
+        self.counts = True
+
+    def share(self, batch: Any) -> Any:
+        """Return this process's part of a batch; where it has none, some samples that do not count: see `counts`."""
+        bounds = distributed.share(size_of(batch), self._least)
+        self.counts = bounds.start < bounds.stop
+        return piece(batch, bounds) if self.counts else piece(batch, slice(0, self._least))
+
+    def __call__(self, part: Any, *, is_last: bool) -> Any:
+        """Return what the step gives; after the backward pass of a step's last piece all gradients are summed."""
+        if self._by_hand:
+            return self._step(self._model, part, self._criterion)
+        engine = self._made(part)
+        with contextlib.nullcontext() if is_last else engine.no_sync():
+            return engine(part)
+
+    def together(self, loss: Tensor, weight: float | Tensor) -> Tensor:
+        """Return the loss of the whole batch, the sum of what each process gives; make gradients and buffers alike.
+
+        Args:
+            loss: of this process's part, times its share of the batch. weight: that share.
+        """
+        if self._by_hand:
+            self._reduce_gradients()
+        statistics, others = self._changed()
+        share = torch.as_tensor(weight, device=loss.device, dtype=torch.float64 if loss.device.type == "cpu" else None)
+        values = [loss.reshape(1).to(share.dtype), *(one.to(share.dtype) * share for one in statistics)]
+        flat = distributed.sum_(_flatten_dense_tensors(values))
+        total, *means = _unflatten_dense_tensors(flat, values)
+        for buffer, mean in zip(statistics, means, strict=True):
+            buffer.copy_(mean)
+        for buffer in others:
+            torch.distributed.broadcast(buffer, 0)
+        self._versions = {id(one): one._version for one in self._model.buffers()}
+        return total.reshape(()).to(loss.dtype)
+
+    def _made(self, part: Any) -> DistributedDataParallel:
+        """Return the engine for the parameters that are trained now."""
+        trained = [one for one in self._model.parameters() if one.requires_grad]
+        if self._engine is None or len(trained) != len(self._of):
+            unused = distributed.any_of(self._leaves_some(trained, part) or None) is not None
+            self._of = trained
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)  # from 2.13 on
+                self._engine = DistributedDataParallel(
+                    _Step(self._model, self._step, self._criterion), broadcast_buffers=False,
+                    gradient_as_bucket_view=True, find_unused_parameters=unused,
+                )  # fmt: skip
+            self._engine.train(self._model.training)
+        return self._engine
+
+    def _leaves_some(self, trained: Sequence[Tensor], part: Any) -> bool:
+        """Return whether a backward pass, here and now, leaves parameters without a gradient."""
+        buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
+        state = torch.get_rng_state()
+        result, _ = self._step(self._model, part, self._criterion)
+        loss = result if isinstance(result, Tensor) else result["loss"]
+        found = torch.autograd.grad(loss, trained, allow_unused=True)
+        torch.set_rng_state(state)
+        for buffer, kept in buffers:
+            buffer.copy_(kept)
+        return any(one is None for one in found)
+
+    def _reduce_gradients(self) -> None:
+        trained = [one for one in self._model.parameters() if one.requires_grad]
+        there = distributed.sum_(torch.tensor([one.grad is not None for one in trained], dtype=torch.int32, device=trained[0].device))
+        used = [one for one, count in zip(trained, there.tolist(), strict=True) if count]
+        for one in used:
+            one.grad = torch.zeros_like(one) if one.grad is None else one.grad
+        by_type: dict[torch.dtype, list[Tensor]] = {}
+        for one in used:
+            by_type.setdefault(one.dtype, []).append(one.grad)  # type: ignore[arg-type]
+        for gradients in by_type.values():
+            flat = distributed.sum_(_flatten_dense_tensors(gradients)).div_(distributed.world_size())
+            for gradient, whole in zip(gradients, _unflatten_dense_tensors(flat, gradients), strict=True):
+                gradient.copy_(whole)
+
+    def _changed(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the buffers that this step has changed: statistics of batch norm, and others."""
+        modules = [one for one in self._model.modules() if isinstance(one, _BatchNorm) and one.training]
+        known = [buffer for one in modules for buffer in (one.running_mean, one.running_var) if buffer is not None]
+        numbers = {id(buffer) for buffer in known}
+        changed = [one for one in self._model.buffers() if self._versions.get(id(one)) != one._version]
+        return known, [one for one in changed if id(one) not in numbers]
+
+
+class _Step(nn.Module):
+    """The step as a module, which is what torch's engine takes."""
+
+    def __init__(self, model: nn.Module, step: Callable[..., Any], criterion: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._given = (step, criterion)  # in a tuple: a criterion's own parameters are not trained
+
+    def forward(self, part: Any) -> Any:
+        step, criterion = self._given
+        return step(self.model, part, criterion)
+
+
+def with_synchronised_norms(model: nn.Module) -> nn.Module:
+    """Return a model whose batch norms see the samples of all processes, on cards."""
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
