@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 10.0
 """How long a process may take to end once another has failed."""
-_FAILED = "dlwp/failed"
+_FAILED = "failed"
 _HANDED = "DLWP_HANDED"
 _ENDING = 120  # seconds that processes get to save and leave after a signal
 
@@ -80,7 +80,9 @@ def launch(config: Config, processes: int, run_dir: Path | None) -> Path:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what matters is told here
+    for name in list(logging.root.manager.loggerDict):  # what matters is told here
+        if name.startswith("torch.distributed.elastic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="dlwp-", ignore_cleanup_errors=True) as place:
         handed = Path(place, "config.yaml")
         handed.write_text(_text(config, run_dir))
@@ -92,7 +94,7 @@ def launch(config: Config, processes: int, run_dir: Path | None) -> Path:
         )  # fmt: skip
         words = [sys.executable, "-P", "-m", "dlwp.commands.work", str(handed)]
         try:
-            with _threads_shared(processes):
+            with _environment(processes):
                 elastic_launch(settings, words[0])(*words[1:])
         except SignalException as error:
             if not _noted(place, "run"):
@@ -114,17 +116,22 @@ def _refuse_alone(config: Config) -> None:
 
 
 @contextlib.contextmanager
-def _threads_shared(processes: int) -> Iterator[None]:
-    """Give each process its share of the processors, where nobody has said how many threads it may have."""
+def _environment(processes: int) -> Iterator[None]:
+    """Give each process its share of the processors, and keep torch from telling of a peer that is gone in its own way.
+
+    What somebody has set stays.
+    """
     from dlwp import devices
 
-    given = "OMP_NUM_THREADS" in os.environ
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, devices.usable_processors() // processes)))
+    threads = max(1, devices.usable_processors() // processes)
+    wanted = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    added = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in added})
     try:
         yield
     finally:
-        if not given:
-            del os.environ["OMP_NUM_THREADS"]
+        for name in added:
+            del os.environ[name]
 
 
 def _death(error: Any, processes: int, run: str) -> RunError:
@@ -166,11 +173,14 @@ def joined() -> Iterator[None]:
     local = int(os.environ.get("LOCAL_RANK", 0))
     if cards:
         torch.cuda.set_device(local % cards)
-    store, rank, size = next(iter(distributed.rendezvous("env://")))
+    whole, rank, size = next(iter(distributed.rendezvous("env://")))
+    # the launcher keeps the store when it starts all again, and in it where those who are gone could be reached
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
+    store = distributed.PrefixStore(f"dlwp/{again}", whole)
     distributed.init_process_group(
         "cpu:gloo,cuda:nccl" if cards else "gloo", store=store, rank=rank, world_size=size
     )
-    _Watch(store.clone()).start()
+    _Watch(distributed.PrefixStore(f"dlwp/{again}", whole.clone())).start()
     try:
         yield
         distributed.barrier()  # nobody leaves while another still needs what it holds
@@ -300,10 +310,13 @@ def note_run(path: Path) -> None:
 
 def begun(config: Config) -> Config:
     """Return the config as it is, or, started again after a death, so that it goes on with the run."""
-    place = _shared_place()
-    if place is None or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not (place / "run").exists():
+    place, again = _shared_place(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if place is None or again == "0" or not (place / "run").exists():
         return config
-    return dataclasses.replace(config, resume=Path((place / "run").read_text()))
+    note = f"a process died: all were started again ({again} of {os.environ['TORCHELASTIC_MAX_RESTARTS']} times at most)"
+    return dataclasses.replace(
+        config, resume=Path((place / "run").read_text()), warnings=[*config.warnings, note]
+    )
 
 
 def _shared_place() -> Path | None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlwp import devices
+from dlwp import devices, distributed
 from dlwp.build import Parts
 from dlwp.data.datasets import length_of
 from dlwp.data.resident import ResidentLoader
@@ -31,6 +31,8 @@ def machine_line(parts: Parts) -> str:
     """Return device, precision, memory format, with the reason of each `auto`."""
     settings = parts.settings
     pieces = [_reasoned(devices.describe(parts.device), parts.reason("device"))]
+    if (size := distributed.world_size()) > 1:
+        pieces.insert(0, f"{size} processes")
     pieces.append(_reasoned(settings.precision, parts.reason("trainer.precision")))
     if settings.channels_last:
         pieces.append(_reasoned("channels_last", parts.reason("trainer.channels_last")))
@@ -51,6 +53,8 @@ def crowding_lines(parts: Parts, busy: float) -> list[str]:
     """
     threads, processors = torch.get_num_threads(), os.cpu_count() or 1
     if parts.device.type != "cpu" or devices.usable_processors() != processors or threads + busy < processors + 0.5:
+        return []
+    if distributed.world_size() > 1:  # the others are no other work
         return []
     return [
         f"other work keeps {busy:.1f} of {processors} processors busy: with {threads} threads this may take much longer"
