@@ -5,20 +5,16 @@ Knows nothing of command lines and exit statuses. Torch is imported inside the f
 
 from __future__ import annotations
 
-import contextlib
 import io
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dlwp import launching, resuming, telling
+from dlwp import launching, opening, resuming, telling
 from dlwp.config import check
-from dlwp.errors import ConfigError, DlwpError, RunError
-from dlwp.runs import environment, files
-from dlwp.runs.folder import RunFolder, default_path, find_run, is_run, note_own, point_latest
+from dlwp.runs import environment
+from dlwp.runs.folder import RunFolder, point_latest
 
 if TYPE_CHECKING:
     from dlwp.build import Parts
@@ -94,15 +90,19 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
         run = RunFolder(launching.launch(config, processes, run_dir))
         return Run(run.path, run.read_summary())
     config = launching.begun(config)
-    run, named = _folder_of(config, run_dir)
+    run, named = opening.folder_of(config, run_dir)
     try:
         from dlwp import distributed
         from dlwp.observers.console import Console
 
         main = distributed.is_main()
-        console = Console(run.log, progress=config.values["trainer"]["progress"]) if main else Console(progress=False, stream=io.StringIO())
+        console = (
+            Console(run.log, progress=config.values["trainer"]["progress"])
+            if main
+            else Console(progress=False, stream=io.StringIO())
+        )
         fresh = config.resume is None and run_dir is None
-        with _failures_noted(run, console, config, fresh=fresh) if main else contextlib.nullcontext():
+        with opening.failures_noted(run, console, config, fresh=fresh):
             return _train_in(run, named, config, console)
     finally:
         run.close()
@@ -112,7 +112,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     from dlwp import distributed
 
     main, others = distributed.is_main(), environment.OtherWork()
-    checkpoint, notes, died, before, is_finished = distributed.from_first(lambda: _whence(run, named, config))
+    checkpoint, notes, died, before, is_finished = distributed.from_first(lambda: opening.whence(run, named, config))
     if is_finished and not any(check.split(word)[1] in _LENGTHS for word in config.words):
         return _say_finished(run, config, console)
     parts = _build(config, fresh=checkpoint is None)
@@ -126,7 +126,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     config_text = config.yaml(parts.decided(stored_only=True))
     if main:
         if checkpoint is None:
-            _describe(run, config, parts, config_text)
+            opening.describe(run, config, parts, config_text)
         telling.summary(run, config, parts, console, others)
         point_latest(run.path)
     from dlwp import features
@@ -143,7 +143,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
             line, anew = resuming.load(trainer, checkpoint, parts.loaders["train"], exact=config.values["resume_exact"])
             if main:
                 run.point("last", checkpoint.name)  # before any record is cut to it
-                _describe(run, config, parts, config_text)  # all of it fits: from here on it is the run's own
+                opening.describe(run, config, parts, config_text)  # all of it fits: from here on it is the run's own
                 notes += [*anew, *resuming.differences(checkpoint, before, resuming.machine_of(run))]
             console.say(f"resume   {line}" + (f" · {died}" if died else ""))
         for note in notes:
@@ -160,16 +160,6 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     return Run(run.path, run.read_summary())
 
 
-def _whence(run: RunFolder, named: Path | None, config: Config) -> tuple[Path | None, list[str], str | None, Any, bool]:
-    """Return where a run goes on from, what to warn of, how it died, on which machine it was, and whether it is done."""
-    checkpoint, notes, died, before = None, list(config.warnings), None, resuming.machine_of(run)
-    if config.resume is not None:
-        checkpoint, found = resuming.find_checkpoint(run, named, fallback=config.values["resume_fallback"])
-        notes, died = [*notes, *found], resuming.word_of_death(run)
-    is_finished = checkpoint is not None and named is None and run.read_summary().get("exit") == "done"
-    return checkpoint, notes, died, before, is_finished
-
-
 def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Outcome:
     from dlwp.fitting.least_squares import LeastSquares
 
@@ -181,32 +171,6 @@ def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Ou
         console.say_table({name: lines})
 
     return fit(trainer, parts.data, parts.loaders, run.path, parts.seed, say)
-
-
-def _folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | None]:
-    """Return the run folder, which the first process locks, and the checkpoint that was named, if one was."""
-    from dlwp import distributed
-
-    found = _locked_folder(config, run_dir) if distributed.is_main() else None
-    path, named = distributed.from_first(lambda: (found[0].path, found[1]))  # type: ignore[index]
-    if found is not None:
-        launching.note_run(path)
-    return found or (RunFolder(path), named)
-
-
-def _locked_folder(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | None]:
-    if config.resume is not None:
-        path, checkpoint = find_run(str(config.resume))
-        if not is_run(path):
-            raise ConfigError(f"'{checkpoint}' lies in no run (RUN/checkpoints/...), so it cannot be gone on with")
-        return RunFolder.open(path), checkpoint
-    given = run_dir or config.values.get("run_dir")
-    if given:
-        return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
-    path = default_path(
-        Path("outputs"), telling.name_of(config, "data"), telling.name_of(config, "model"), datetime.now()
-    )
-    return RunFolder.create(path), None
 
 
 def _say_finished(run: RunFolder, config: Config, console: Console) -> Run:
@@ -221,26 +185,6 @@ def _build(config: Config, *, for_training: bool = True, fresh: bool = True) -> 
     typed = [word.lstrip("+~").partition("=")[0] for word in config.typed]
     builder = Builder(config.values, Trust(not config.foreign, config.trusted), typed)
     return builder.build(fresh=fresh) if for_training else builder.build_for_evaluation()
-
-
-def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> None:
-    """Write config.yaml, overrides.yaml and environment.json."""
-    import torch
-
-    from dlwp import devices, torchvision_ops
-
-    if not config.foreign:
-        note_own(run.path, config_text)  # first: killed between the two, the run would be a stranger's
-    files.write_atomic(run.config, config_text)
-    if config.resume is None:
-        files.write_atomic(run.overrides, "".join(f"- {json.dumps(word)}\n" for word in config.words) or "[]\n")
-    decided = {one.key: {"value": one.value, "reason": one.reason} for one in parts.decisions}
-    facts = environment.collect(
-        device=devices.describe(parts.device), threads=torch.get_num_threads(),
-        cpu_capability=torch.backends.cpu.get_cpu_capability(),
-        torchvision_operators=torchvision_ops.ensure_importable(), decided=decided,
-    )  # fmt: skip
-    files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
 
 
 def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> bool:
@@ -271,31 +215,6 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
         bounds: Any = {} if parts.data.facts.task == "sequence" else None
         console.say(f"test     {report.result_line('test', values, count, step, wanted, trainer.monitor, bounds)}")
     return values is not None
-
-
-@contextlib.contextmanager
-def _failures_noted(run: RunFolder, console: Console, config: Config, *, fresh: bool) -> Iterator[None]:
-    """Turn running out of memory into its one line; note that a run failed, and discard one that never began.
-
-    A resume that was refused leaves what the run says of itself as it was.
-    """
-    before = run.read_summary()
-    try:
-        yield
-    except BaseException as error:  # any error: the summary must not say "running" of a run that is over
-        told = resuming.explained(error, run, config.values, config.trusted)
-        if fresh and isinstance(told, DlwpError) and told.exit_code != RunError.exit_code and not run.metrics.exists():
-            run.discard()
-            raise told from (error if told is not error else error.__cause__)
-        if config.resume is None or run.read_summary() != before:
-            with contextlib.suppress(OSError):
-                run.update_summary(exit="failed", error=str(told))
-        console.log_error(told)
-        if not isinstance(told, DlwpError) or isinstance(told, RunError):
-            told.add_note(f"details: {run.log}")
-        if told is error:
-            raise
-        raise told from error
 
 
 def load(checkpoint: str | Path | None = None, *, words: Sequence[str] = (), precision: str = "fp32") -> Any:

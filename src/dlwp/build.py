@@ -333,7 +333,7 @@ class Builder:
             section["lr"] = self._decide("optimizer.lr", value, reason)
         if section.get("fused") == "auto":
             del section["fused"]
-            if takes(target, "fused"):
+            if takes(target, "fused") and settings["unfreeze_at"] is None:  # what thaws has no momentum yet
                 section["fused"] = self._decide("optimizer.fused", True, "one kernel for all parameters", stored=False)
         make = functools.partial(instantiate, trust=self._trust)
         entries, flat = keys.groups or [], keys.decay_norms_and_biases

@@ -55,7 +55,10 @@ def summed(sums: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
         return {name: list(value) for name, value in sums.items()}
     total: dict[str, Any] = {}
     for one in gathered(dict(sums)):
-        total = {**total, **{name: _added(total[name], value) if name in total else value for name, value in one.items()}}
+        total = {
+            **total,
+            **{name: _added(total[name], value) if name in total else value for name, value in one.items()},
+        }
     return total
 
 

@@ -8,7 +8,8 @@ Knows nothing of configs, data or torch: whoever finds the fault words it.
     ├── MachineError          4   a device, a package, memory or disk
     └── RunError              5   the run itself failed
         ├── NonFiniteError        a loss or gradient became NaN or infinite
-        └── CallbackError         the user's own callback raised
+        ├── CallbackError         the user's own callback raised
+        └── PeerError             another process of the run failed, or is gone
 
 Status 0 is done; 130 and 143 mean stopped by a signal with everything saved.
 """
@@ -66,6 +67,10 @@ class NonFiniteError(RunError):
 
 class CallbackError(RunError):
     """A callback of the user's own raised."""
+
+
+class PeerError(RunError):
+    """Another process of the run failed, which has told of it itself, or is gone without a word."""
 
 
 def nearest(name: str, options: Iterable[str], count: int = 2) -> list[str]:

@@ -39,7 +39,7 @@ class Shared:
         self._least = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
         self._by_hand = by_hand
         self._engine: DistributedDataParallel | None = None
-        self._of: list[Tensor] = []  # the parameters that the engine was made for
+        self._of: Sequence[Tensor] = []  # the parameters that the engine was made for
         self._versions: dict[int, int] = {}
         self.counts = True
 
@@ -106,7 +106,9 @@ class Shared:
 
     def _reduce_gradients(self) -> None:
         trained = [one for one in self._model.parameters() if one.requires_grad]
-        there = distributed.sum_(torch.tensor([one.grad is not None for one in trained], dtype=torch.int32, device=trained[0].device))
+        there = distributed.sum_(
+            torch.tensor([one.grad is not None for one in trained], dtype=torch.int32, device=trained[0].device)
+        )
         used = [one for one, count in zip(trained, there.tolist(), strict=True) if count]
         for one in used:
             one.grad = torch.zeros_like(one) if one.grad is None else one.grad

@@ -215,8 +215,10 @@ def differences(checkpoint: Path, before: Mapping[str, Any], now: Mapping[str, A
 
 def explained(error: BaseException, run: RunFolder, values: Mapping[str, Any], trusted: Sequence[str]) -> BaseException:
     """Return what to raise of an error that broke a run off: where it has a way out, one line that names it."""
-    from dlwp import devices
+    from dlwp import devices, joining
 
+    if (peer := joining.of_peer(error)) is not None:
+        return peer
     if devices.is_out_of_memory(error) and not isinstance(error, DlwpError):
         why = " ".join(str(error).split())[:90]
         size, pieces = int(values["data"]["batch_size"]), values["trainer"]["accumulate"]

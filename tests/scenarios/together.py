@@ -12,10 +12,10 @@ from pathlib import Path
 
 def main() -> None:
     """Train each."""
-    from dlwp import api, distributed, launching
+    from dlwp import api, distributed, joining
     from dlwp.config.compose import compose
 
-    with launching.joined():
+    with joining.joined():
         for words in json.loads(Path(sys.argv[1]).read_text()):
             config = distributed.from_first(lambda words=words: compose(words))
             api.train_config(config)

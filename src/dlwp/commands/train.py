@@ -53,10 +53,10 @@ def _train(argv: list[str]) -> int:
         return _complete(flags)
     if flags.handed_over:
         return _hand_over(flags)
-    from dlwp import launching
+    from dlwp import joining
     from dlwp.config.compose import composed
 
-    if launching.is_one_of_many():
+    if joining.is_one_of_many():
         return _together(flags)
     config, own = composed(
         flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=flags.multirun
@@ -64,6 +64,8 @@ def _train(argv: list[str]) -> int:
     if flags.multirun or str(own["mode"]).endswith("MULTIRUN"):
         return _sweep(flags, [str(key) for key in own["sweeper"].get("params") or ()])
     if config.values["verify_resume"]:
+        if config.values["devices"] != 1:
+            raise ConfigError("verify_resume=true is done by one process. devices=1")
         from dlwp.verify import verify_resume
 
         print(f"verify   {verify_resume(flags.words, flags.config_dir, flags.config_name)}")
@@ -75,12 +77,12 @@ def _train(argv: list[str]) -> int:
 
 def _together(flags: Flags) -> int:
     """Train as one of several processes that somebody has started: the first composes, the others get it from there."""
-    from dlwp import api, distributed, launching
+    from dlwp import api, distributed, joining
     from dlwp.config.compose import compose
 
     if flags.multirun:
         raise ConfigError("-m is for one process, this is one of several. Leave out -m, or do not start it by torchrun")
-    with launching.joined():
+    with joining.joined():
         config = distributed.from_first(
             lambda: compose(flags.words, config_dir=flags.config_dir, config_name=flags.config_name)
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dlwp import launching
+from dlwp import joining, launching
 from dlwp.commands import entry
 
 
@@ -18,7 +18,7 @@ def main() -> int:
         config, run_dir = launching.handed(Path(sys.argv[1]))
         from dlwp import api
 
-        with launching.joined():
+        with joining.joined():
             api.train_config(config, run_dir=run_dir)
     except Exception as error:  # any error: this is the outermost place
         launching.hand_back(*entry.words_of(error))

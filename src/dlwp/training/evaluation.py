@@ -5,8 +5,9 @@ Knows nothing of the loop that asks for it.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 
 from dlwp import devices, distributed
 from dlwp.criteria import weight_of
-from dlwp.nested import target_of
-from dlwp.training.batches import StepFunction, split_result, supervised_step
+from dlwp.errors import RunError
+from dlwp.nested import piece, size_of, target_of
+from dlwp.training.batches import Loader, StepFunction, split_result, supervised_step
 
 
 @torch.no_grad()
@@ -66,6 +68,36 @@ def evaluate(
         model.train(was_training)
     values = _reduced(totals, weight, {**metrics, **({} if tally is None else {"": tally})})
     return values | {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+def shares(loader: Loader, heard: Callable[[int], bool]) -> Iterator[Any]:
+    """Yield this process's part of each batch of a split, where it has one; `heard` is told of each whole batch.
+
+    Args:
+        heard: (size) -> whether all processes are to leave off.
+    """
+    for batch in loader.epoch():
+        own = distributed.share(size_of(batch))
+        if own.start < own.stop:
+            yield piece(batch, own)
+        if heard(size_of(batch)):
+            return
+
+
+@contextlib.contextmanager
+def within_memory(split: str, loader: Loader) -> Iterator[None]:
+    """Name the way out where memory runs out over the batches of a split.
+
+    Raises:
+        RunError: it does.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if devices.is_out_of_memory(error) and (half := loader.batch_size // 2):
+            why = " ".join(str(error).split())[:90]
+            raise RunError(f"out of memory while evaluating {split} ({why}). data.eval_batch_size={half}") from error
+        raise
 
 
 def _reduced(totals: dict[str, Tensor], weight: Any, metrics: Mapping[str, Any]) -> dict[str, float]:

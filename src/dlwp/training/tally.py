@@ -38,8 +38,14 @@ class Tally:
         self._read: dict[str, list[Any]]  # the sums at the last reading
         self.reset()
 
-    def add(self, name: str, value: Tensor | float, targets: Any) -> None:
-        """Note a mean `value` that a criterion has taken over `targets`; or, in their place, over a weight."""
+    def add(self, name: str, value: Tensor | float, targets: Any, *, everywhere: bool = False) -> None:
+        """Note a mean `value` that a criterion has taken over `targets`; or, in their place, over a weight.
+
+        Args:
+            everywhere: all processes note the same, which counts once.
+        """
+        if everywhere and not distributed.is_main():
+            return
         self._noted[name].append((value, targets))
         self._count += 1
         if self._count > _MOST_NOTED:

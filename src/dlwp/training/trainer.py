@@ -19,18 +19,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlwp import devices, distributed
-from dlwp.errors import DataError, RunError
+from dlwp.errors import DataError
 from dlwp.metrics import monitored
 from dlwp.models.stages import Frozen, to_training
 from dlwp.models.views import with_views
-from dlwp.nested import piece, size_of
+from dlwp.nested import size_of
 from dlwp.optimizers import needs_closure, take_step
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import Chain
 from dlwp.training.batches import Loader, StepFunction, supervised_step, targets_of
 from dlwp.training.dispatch import Dispatch
-from dlwp.training.evaluation import evaluate
+from dlwp.training.evaluation import evaluate, shares, within_memory
 from dlwp.training.nonfinite import Guard
 from dlwp.training.passes import Passes
 from dlwp.training.rates import Rates
@@ -203,8 +203,7 @@ class Trainer:
                 take_step(self.optimizer)
             if self.state.averaged is not None:
                 self.state.averaged.update(self.model, progress.step + 1)
-            if distributed.is_main():  # the others know the same
-                self.tally.add("loss", loss, targets_of(batch))
+            self.tally.add("loss", loss, targets_of(batch), everywhere=True)
         size = size_of(batch)
         progress.step += 1
         self._rates.after_step(progress)
@@ -306,30 +305,16 @@ class Trainer:
         self.passes.drop_gradients()  # their memory is for what evaluation and saving need
         done = 0
 
-        def batches() -> Iterator[Any]:
+        def heard(size: int) -> bool:
             nonlocal done
-            for batch in loader.epoch():
-                own = distributed.share(size_of(batch))
-                if own.start < own.stop:
-                    yield piece(batch, own)
-                done += size_of(batch)
-                self.emit(events.EvaluationStep(self, split, done, loader.num_samples))
-                if self._agree():
-                    return
+            done += size
+            self.emit(events.EvaluationStep(self, split, done, loader.num_samples))
+            return self._agree()
 
-        try:
-            with self._evaluated_weights(), devices.autocast(self.device, self.precision):
-                values = evaluate(
-                    with_views(self._evaluated, self.settings.tta), batches(), self.criterion, self._metrics,
-                    step=self.step_function, tally=self._confusion,
-                )  # fmt: skip
-        except (RuntimeError, MemoryError) as error:
-            if devices.is_out_of_memory(error) and (half := loader.batch_size // 2):
-                why = " ".join(str(error).split())[:90]
-                raise RunError(
-                    f"out of memory while evaluating {split} ({why}). data.eval_batch_size={half}"
-                ) from error
-            raise
+        memory, model = within_memory(split, loader), with_views(self._evaluated, self.settings.tta)
+        given = self.criterion, self._metrics
+        with memory, self._evaluated_weights(), devices.autocast(self.device, self.precision):
+            values = evaluate(model, shares(loader, heard), *given, step=self.step_function, tally=self._confusion)
         if self._stop is not None and done < loader.num_samples:
             return None
         best = False
@@ -469,10 +454,7 @@ class Trainer:
                 say(text)
 
     def waiting(self) -> bool:
-        """Return whether to give up waiting for data: a loader asks at least once a second, and then ends its epoch.
-
-        Of several processes none gives up alone.
-        """
+        """Return whether to give up waiting for data: a loader asks at least once a second, and then ends its epoch."""
         self.emit(events.Waiting(self, self.state.progress.step))
         return self._stop is not None
 

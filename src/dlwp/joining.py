@@ -1,0 +1,152 @@
+"""Own how a process becomes one of several that train together, and what it does when another fails.
+
+Knows nothing of what they compute, nor of who started them: torchrun, SkyPilot, Kubeflow, Ray and dlwp's own launcher
+say RANK and WORLD_SIZE; srun says SLURM_*.
+
+A process that fails tells of it once, and the others end within `GRACE_S`: each looks every second whether one has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from dlwp.errors import PeerError
+
+GRACE_S = 10.0
+"""How long a process may take to end once another has failed."""
+HANDED = "DLWP_HANDED"
+"""Names the folder in which dlwp's launcher is told how it ended."""
+_FAILED = "failed"
+_STORE: list[Any] = []  # in which processes tell of their failure, once this is one of several
+
+
+def is_one_of_many() -> bool:
+    """Return whether this process was started as one of several that are to train together."""
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Be one of many while the block lasts; what fails in it is told by one process, and ends all.
+
+    Raises:
+        SystemExit: another process has failed, and told of it.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a peer that is gone is told of in twenty lines
+    import torch
+    from torch import distributed
+
+    _take_from_slurm()
+    if distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:  # by Ray, or alone
+        yield
+        return
+    cards = torch.cuda.device_count()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if cards:
+        torch.cuda.set_device(local % cards)
+    whole, rank, size = next(iter(distributed.rendezvous("env://")))
+    # the launcher keeps the store when it starts all again, and in it where those who are gone could be reached
+    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
+    store = distributed.PrefixStore(f"dlwp/{again}", whole)
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", store=store, rank=rank, world_size=size)
+    _STORE[:] = [distributed.PrefixStore(f"dlwp/{again}", whole.clone())]
+    _Watch().start()
+    try:
+        yield
+        distributed.barrier()  # nobody leaves while another still needs what it holds
+    except BaseException as error:
+        peer = of_peer(error)
+        if peer is not None and HANDED in os.environ and not _fault():
+            raise SystemExit(5) from error  # the launcher saw it die, and starts all again
+        if not _is_first(rank, error):
+            raise SystemExit(status_of(5)) from error
+        raise
+    finally:
+        with contextlib.suppress(RuntimeError):
+            distributed.destroy_process_group()
+
+
+def _is_first(rank: int, error: BaseException) -> bool:
+    """Note a failure; return whether no other process has failed before."""
+    own = f"process {rank + 1}: {' '.join(str(error).split())}"
+    try:
+        return _STORE[0].compare_set(_FAILED, "", own).decode() == own
+    except Exception:  # any error: who held the store is gone, and has told why
+        return False
+
+
+def _fault() -> str:
+    """Return what another process has told of its failure, "" where none has."""
+    try:
+        return _STORE[0].get(_FAILED).decode() if _STORE[0].check([_FAILED]) else ""
+    except Exception:  # any error: who held the store is gone
+        return ""
+
+
+def of_peer(error: BaseException) -> PeerError | None:
+    """Return what to tell of an error of a collective whose other side is gone; None of any other error."""
+    import torch
+
+    if isinstance(error, PeerError):
+        return error
+    signs = ("gloo", "Connection closed by peer")
+    of_collective = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
+    if not _STORE or not (of_collective or isinstance(error, torch.distributed.DistError)):
+        return None
+    return PeerError(_fault() or "another process died without a word (killed; often: out of memory)")
+
+
+class _Watch(threading.Thread):
+    """Ends this process once another has failed, or turns the end of who started it into SIGTERM."""
+
+    def __init__(self) -> None:
+        super().__init__(name="watch", daemon=True)
+        self._parent = os.getppid()
+
+    def run(self) -> None:
+        orphaned = False
+        while True:
+            time.sleep(1.0)
+            if _fault():
+                time.sleep(GRACE_S)
+                os._exit(status_of(5))
+            if os.getppid() != self._parent and not orphaned:
+                orphaned = True
+                os.kill(os.getpid(), signal.SIGTERM)
+
+
+def status_of(code: int) -> int:
+    """Return the status to leave with: 0 where it is handed back otherwise, so that nobody starts it all again."""
+    return 0 if HANDED in os.environ else code
+
+
+def _take_from_slurm() -> None:
+    """Say in torch's words what srun says in its own."""
+    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ:
+        return
+    environment = os.environ
+    names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "localhost"
+    job = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
+    environment["RANK"] = environment["SLURM_PROCID"]
+    environment["WORLD_SIZE"] = environment["SLURM_STEP_NUM_TASKS"]
+    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", "0")
+    environment.setdefault("MASTER_ADDR", first_host(names))
+    environment.setdefault("MASTER_PORT", str(20_000 + job % 20_000))
+
+
+def first_host(names: str) -> str:
+    """Return the first host of Slurm's list.
+
+    >>> first_host("gpu[003-006,9],login1"), first_host("a1,a2")
+    ('gpu003', 'a1')
+    """
+    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", names)
+    assert found is not None
+    return f"{found[1]}{found[2] or ''}{found[3]}"
