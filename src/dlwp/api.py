@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from dlwp.config.compose import Config
     from dlwp.inference.networks import Network
     from dlwp.observers.console import Console
-    from dlwp.training.trainer import Outcome, Trainer
+    from dlwp.training.events import Outcome
+    from dlwp.training.trainer import Trainer
 
 _LENGTHS = ("trainer.epochs", "trainer.max_steps")
 _SIGNAL_STATUS = {"stopped:SIGINT": 130}
@@ -85,7 +86,7 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
 
         return Run(Path("(none: check)"), {"exit": preflight.check(config, _build)})
     if config.values.get("dry_run"):
-        return _dry_run(config)
+        return Run(telling.dry_run(config, _build), {"exit": "dry_run"})
     if processes := launching.count(config):
         run = RunFolder(launching.launch(config, processes, run_dir))
         return Run(run.path, run.read_summary())
@@ -287,23 +288,6 @@ def audit(run: str) -> str:
     from dlwp import auditing
 
     return auditing.proven(run)
-
-
-def _dry_run(config: Config) -> Run:
-    """Say all that a run would say before it trains, take one batch, and forecast time, memory and disk."""
-    from dlwp.forecast import forecast_lines
-    from dlwp.observers.console import Console
-
-    console, others = Console(None, progress=config.values["trainer"]["progress"]), environment.OtherWork()
-    parts = _build(config)
-    nowhere = RunFolder(Path(config.values.get("run_dir") or "(none: dry run)"))
-    telling.summary(nowhere, config, parts, console, others)
-    for warning in (*config.warnings, *parts.warnings):
-        console.warn(warning)
-    console.say_table({"forecast": forecast_lines(parts)})
-    if parts.data.guesses is not None:
-        console.say_table({"schema": [parts.data.guesses.write()]})
-    return Run(nowhere.path, {"exit": "dry_run"})
 
 
 def evaluate(

@@ -86,8 +86,12 @@ def batch_weights(criterion: Any, targets: Sequence[Any]) -> list[float]:
     stacked = _stacked(targets) if counting else None
     if stacked is not None and not stacked.is_floating_point():
         return list(map(float, (stacked != criterion.ignore_index).flatten(1).sum(1).tolist()))
-    weights = [one if isinstance(one, float) else batch_weight(criterion, one) for one in targets]
+    weights = [one if _is_weight(one) else batch_weight(criterion, one) for one in targets]
     return [float(weight) for weight in weights]
+
+
+def _is_weight(one: Any) -> bool:
+    return isinstance(one, float) or (isinstance(one, Tensor) and one.dim() == 0 and one.is_floating_point())
 
 
 def _stacked(targets: Sequence[Any]) -> Tensor | None:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dlwp import distributed
 from dlwp.errors import ConfigError, MachineError, did_you_mean
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
@@ -181,9 +182,10 @@ def _quota(path: Path) -> float:
 
 
 def limit_threads() -> None:
-    """Let torch use no more threads than there are processors: it sees a machine's, not a container's quota."""
-    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_processors():
-        torch.set_num_threads(usable_processors())
+    """Let torch use no more threads than this process has processors: it sees a machine's, not a container's quota."""
+    most = max(1, usable_processors() // distributed.local_size())
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > most:
+        torch.set_num_threads(most)
 
 
 def keep_freed_memory(most: int = 2**31 - 1) -> None:

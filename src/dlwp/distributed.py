@@ -6,6 +6,7 @@ Knows nothing of what is reduced. What is agreed on goes between hosts (gloo), s
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -27,6 +28,11 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes."""
     return torch.distributed.get_world_size() if _active() else 1
+
+
+def local_size() -> int:
+    """Return the number of processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if _active() else 1
 
 
 def is_main() -> bool:
@@ -88,6 +94,15 @@ def from_first(make: Callable[[], T]) -> T:
 def _hosts() -> Any:
     """Return the group in which hosts speak to one another, whatever the cards use."""
     return torch.distributed.new_group(backend="gloo")
+
+
+def portion(length: int, least: int) -> tuple[slice, bool]:
+    """Return this process's slice of a batch, and whether it counts: where it has none it takes the first `least`.
+
+    So every process has samples to go through a model with, as collectives in it need.
+    """
+    own = share(length, least)
+    return (own, True) if own.start < own.stop else (slice(0, min(least, length)), False)
 
 
 def share(length: int, least: int = 1) -> slice:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dlwp import checkpoint, devices
+from dlwp import checkpoint, devices, distributed
 from dlwp.build import Parts
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
@@ -81,7 +81,8 @@ def _computed(parts: Parts) -> Parts:
     total = sum(loader.num_samples for loader in parts.loaders.values())
     parts.model.eval()
     try:
-        with tqdm(total=total, desc="features", unit=" samples", leave=False, disable=None) as bar:
+        hidden = None if distributed.is_main() else True  # None: where there is no terminal
+        with tqdm(total=total, desc="features", unit=" samples", leave=False, disable=hidden) as bar:
             for name, loader in parts.loaders.items():
                 found = _of_split(parts, taken, loader, bar)
                 if found is None:

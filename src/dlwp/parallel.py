@@ -21,7 +21,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dlwp import distributed
-from dlwp.nested import piece, size_of
+from dlwp.errors import ConfigError
+from dlwp.nested import piece
+
+LEAST = 2
+"""Samples of a batch that a process trains on at least, or on none: batch norm refuses one."""
 
 
 class Shared:
@@ -36,18 +40,24 @@ class Shared:
 
     def __init__(self, model: nn.Module, step: Callable[..., Any], criterion: Any, *, by_hand: bool) -> None:
         self._model, self._step, self._criterion = model, step, criterion
-        self._least = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
         self._by_hand = by_hand
         self._engine: DistributedDataParallel | None = None
         self._of: Sequence[Tensor] = []  # the parameters that the engine was made for
         self._versions: dict[int, int] = {}
         self.counts = True
 
-    def share(self, batch: Any) -> Any:
-        """Return this process's part of a batch; where it has none, some samples that do not count: see `counts`."""
-        bounds = distributed.share(size_of(batch), self._least)
-        self.counts = bounds.start < bounds.stop
-        return piece(batch, bounds) if self.counts else piece(batch, slice(0, self._least))
+    def share(self, batch: Any, size: int, is_divided: bool) -> Any:
+        """Return this process's part of a batch; where it has none, some samples that do not count: see `counts`.
+
+        Args:
+            batch: the whole, or that part already, as `is_divided` says. size: of the whole.
+        """
+        bounds, self.counts = distributed.portion(size, LEAST)
+        return batch if is_divided else piece(batch, bounds)
+
+    def total(self, weight: float | Tensor, size: int) -> float | Tensor:
+        """Return the weight of the whole batch from that of this process's part: where it is no tensor, its `size`."""
+        return distributed.sum_(weight * int(self.counts)) if isinstance(weight, Tensor) else float(size)
 
     def __call__(self, part: Any, *, is_last: bool) -> Any:
         """Return what the step gives; after the backward pass of a step's last piece all gradients are summed."""
@@ -142,6 +152,34 @@ class _Step(nn.Module):
         return step(self.model, part, criterion)
 
 
-def with_synchronised_norms(model: nn.Module) -> nn.Module:
-    """Return a model whose batch norms see the samples of all processes, on cards."""
-    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+def with_norms(model: nn.Module, setting: bool | str, device: torch.device) -> nn.Module:
+    """Return a model whose batch norms see the samples of all processes, where that is wanted.
+
+    Args:
+        setting: true, false, or "auto": on cards, where torch has it.
+
+    Raises:
+        ConfigError: it is wanted on a device on which torch does not have it.
+    """
+    if not has_norms(model) or distributed.world_size() == 1 or str(setting).lower() == "false":
+        return model
+    if device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if str(setting).lower() == "true":
+        raise ConfigError(
+            f"trainer.sync_batchnorm=true needs cards: torch has none on {device.type}. trainer.sync_batchnorm=auto"
+        )
+    return model
+
+
+def has_norms(model: nn.Module) -> bool:
+    """Return whether a model has batch norms."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def told_of_norms(model: nn.Module, setting: bool | str, device: torch.device) -> str:
+    """Return what a person should know of a model's batch norms, "" where it has none."""
+    if not has_norms(model):
+        return ""
+    together = device.type == "cuda" and str(setting).lower() != "false"
+    return ", batch norm over all of them" if together else ", batch norm over each one's own samples"

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy
 import torch
@@ -32,6 +32,34 @@ def derive(seed: int, purpose: str, *counters: int) -> int:
 def generator(seed: int, purpose: str, *counters: int) -> torch.Generator:
     """Return a new host generator seeded by `derive`."""
     return torch.Generator().manual_seed(derive(seed, purpose, *counters))
+
+
+class _OfPart(torch.Generator):
+    """A host generator of a batch of which only a part is here: samples `begin` and so on of `whole`."""
+
+    begin: int
+    whole: int
+
+
+def generator_of_part(begin: int, whole: int, seed: int, purpose: str, *counters: int) -> torch.Generator:
+    """Return a `generator` from which `drawn` takes, for a part of a batch, what the whole would have had there."""
+    found = _OfPart()
+    found.manual_seed(derive(seed, purpose, *counters))
+    found.begin, found.whole = begin, whole
+    return found
+
+
+def drawn(make: Callable[[int], Tensor], count: int, generator: torch.Generator, axis: int = 0) -> Tensor:
+    """Return what `make` draws for `count` samples along an axis; of a part of a batch, what the whole has there.
+
+    >>> whole, part = generator(0, "augment"), generator_of_part(2, 5, 0, "augment")
+    >>> both = [drawn(lambda n: torch.rand(n, generator=one), n, one) for one, n in ((whole, 5), (part, 3))]
+    >>> bool((both[0][2:] == both[1]).all())
+    True
+    """
+    if not isinstance(generator, _OfPart):
+        return make(count)
+    return make(generator.whole).narrow(axis, generator.begin, count)
 
 
 def permutation(length: int, seed: int, purpose: str, *counters: int) -> Tensor:

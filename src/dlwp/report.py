@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlwp import devices, distributed
+from dlwp import devices, distributed, parallel
 from dlwp.build import Parts
 from dlwp.data.datasets import length_of
 from dlwp.data.resident import ResidentLoader
@@ -182,6 +182,9 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
     pieces.append(f"{schedule} over {total:,} steps of {batch}")
     if parts.settings.accumulate not in (1, "auto"):
         pieces.append(f"each in {parts.settings.accumulate} pieces")
+    if (size := distributed.world_size()) > 1:
+        norms = parallel.told_of_norms(parts.model, parts.settings.sync_batchnorm, parts.device)
+        pieces.append(f"shared by {size} processes{norms}")
     apart = [_describe_group(entry) for entry in optimizer.get("groups") or ()]
     return [_BAR.join(pieces), *([f"apart: {_BAR.join(apart)}"] if apart else [])]
 

@@ -5,6 +5,8 @@ Knows nothing of how the words are found: `report` and its siblings have them. T
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dlwp import resuming
@@ -34,6 +36,30 @@ def summary(run: RunFolder, config: Config, parts: Parts, console: Console, othe
         "train": report.train_lines(parts, values, config.choices),
     }
     console.say_table(lines)
+
+
+def dry_run(config: Config, build: Callable[[Config], Parts]) -> Path:
+    """Say all that a run would say before it trains, take one batch, and forecast time, memory and disk.
+
+    Args:
+        config: as it would be trained. build: makes its parts.
+
+    Returns:
+        Where the run would be.
+    """
+    from dlwp.forecast import forecast_lines
+    from dlwp.observers.console import Console
+
+    console, others = Console(None, progress=config.values["trainer"]["progress"]), environment.OtherWork()
+    parts = build(config)
+    nowhere = RunFolder(Path(config.values.get("run_dir") or "(none: dry run)"))
+    summary(nowhere, config, parts, console, others)
+    for warning in (*config.warnings, *parts.warnings):
+        console.warn(warning)
+    console.say_table({"forecast": forecast_lines(parts)})
+    if parts.data.guesses is not None:
+        console.say_table({"schema": [parts.data.guesses.write()]})
+    return nowhere.path
 
 
 def end(run: RunFolder, trainer: Trainer, console: Console, config: Config, exit: str) -> None:

@@ -21,7 +21,7 @@ from dlwp.errors import ConfigError, DlwpError, did_you_mean
 
 Operation = Callable[..., tuple[Tensor, Any]]
 """(inputs, targets, generator) -> (inputs, targets): inputs (B, ...), the generator on the host. One whose attribute
-`needs_samples` is true gets (samples, epoch, seed) as well."""
+`needs_samples` is true gets (samples, epoch, seed) as well; one whose `mixes` is true needs the whole batch."""
 
 
 class BatchTransform:
@@ -70,19 +70,23 @@ class BatchTransform:
         self._affine: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def __call__(
-        self, inputs: Tensor, targets: Any = None, step: int = 0, samples: Tensor | None = None, epoch: int = 0
-    ) -> tuple[Tensor, Any]:
+        self, inputs: Tensor, targets: Any = None, step: int = 0, samples: Tensor | None = None, epoch: int = 0,
+        part: tuple[int, int] | None = None,
+    ) -> tuple[Tensor, Any]:  # fmt: skip
         """Return (inputs, targets) as the model sees them at `step`; inputs keep their memory format.
 
         Args:
             samples: the samples' numbers in their set, int64 (B,) on the host, for operations that go by them.
             epoch: the number of the epoch, for these.
+            part: (begin, whole), where these are only samples `begin` and so on of a batch of `whole`.
         """
         scale = 1 / 255 if inputs.dtype == torch.uint8 else 1.0
         if isinstance(targets, Tensor) and targets.dtype != torch.bool:
             targets = targets.to(self.dtype if targets.is_floating_point() else torch.int64)
         if self.ops:
             generator = randomness.generator(self.seed, "augment", step)
+            if part is not None:
+                generator = randomness.generator_of_part(*part, self.seed, "augment", step)
             for op in self.ops:
                 if scale != 1.0 and not getattr(op, "moves_only", False):
                     inputs, scale = inputs.to(self.dtype).mul_(scale), 1.0
@@ -91,6 +95,11 @@ class BatchTransform:
                     raise ConfigError(f"data.augment: {op} needs data whose samples have numbers. data.augment=[flip]")
                 inputs, targets = op(inputs, targets, generator, *own)
         return self._normalise(inputs, scale), targets
+
+    @property
+    def mixes(self) -> bool:
+        """Whether a sample depends on the others of its batch, so that the batch cannot be made in parts."""
+        return any(getattr(op, "mixes", False) for op in self.ops)
 
     def __str__(self) -> str:
         """Say what is done in a few words: "crop 4 px, flip, normalised"."""
@@ -196,6 +205,8 @@ class OwnOperation:
     Args:
         function: of (inputs, targets, generator) -> (inputs, targets), or of inputs alone.
     """
+
+    mixes = True
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function

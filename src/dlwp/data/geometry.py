@@ -5,6 +5,7 @@ Knows nothing of colours, nor of the order of changes. What is drawn is drawn on
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from dlwp import randomness
 from dlwp.data.datasets import is_channels_last
 from dlwp.devices import sent
 from dlwp.errors import ConfigError
+from dlwp.randomness import drawn
 
 IGNORED = -100
 """The class of pixels that do not count: the `ignore_index` of torch's criteria."""
@@ -46,7 +48,7 @@ def need_pictures(inputs: Tensor, name: str) -> None:
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
     """Draw `count` numbers from [low, high)."""
-    return torch.empty(count).uniform_(low, high, generator=generator)
+    return drawn(lambda many: torch.empty(many).uniform_(low, high, generator=generator), count, generator)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,9 @@ class Crop:
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Crop (B, C, H, W)."""
         need_pictures(inputs, "crop")
-        offsets = sent(torch.randint(2 * self.padding + 1, (2, len(inputs)), generator=generator), inputs.device)
+        most = 2 * self.padding + 1
+        offsets = drawn(lambda many: torch.randint(most, (2, many), generator=generator), len(inputs), generator, 1)
+        offsets = sent(offsets, inputs.device)
         if is_dense(inputs, targets):
             targets = self._cut(targets.contiguous()[:, None, :, :, None], offsets, IGNORED)[:, 0, ..., 0]
         if is_channels_last(inputs):
@@ -146,7 +150,7 @@ class Flip:
             assert samples is not None
             flipped = randomness.coins(seed, "flip", samples) ^ (epoch % 2 == 1)
         else:
-            flipped = torch.rand(len(inputs), generator=generator) < self.probability
+            flipped = uniform(len(inputs), 0, 1, generator) < self.probability
         return moved(inputs, targets, lambda values: _turned(values, flipped.long(), (-1,)))
 
     def __str__(self) -> str:
@@ -184,7 +188,7 @@ class VerticalFlip:
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Flip (B, C, H, W)."""
         need_pictures(inputs, "vertical_flip")
-        flipped = torch.rand(len(inputs), generator=generator) < self.probability
+        flipped = uniform(len(inputs), 0, 1, generator) < self.probability
         return moved(inputs, targets, lambda values: _turned(values, flipped.long(), (-2,)))
 
     def __str__(self) -> str:
@@ -204,7 +208,9 @@ class Rotate90:
         if inputs.shape[2] != inputs.shape[3]:
             size = "x".join(map(str, inputs.shape[2:]))
             raise ConfigError(f"data.augment: rotate90 needs square pictures, not {size}. flip and vertical_flip")
-        halves, quarters = torch.randint(2, (2, len(inputs)), generator=generator)
+        halves, quarters = drawn(
+            lambda many: torch.randint(2, (2, many), generator=generator), len(inputs), generator, 1
+        )
 
         def turn(values: Tensor) -> Tensor:
             values = _turned(values, halves, (-1, -2))
@@ -260,7 +266,8 @@ class Window:
                 f" {{window: {{size: {min(height, width)}}}}}"
             )
         room = _extents(inputs, targets) - self.size + 1
-        draws = torch.rand(2, len(inputs), generator=generator, dtype=torch.float64)
+        make = functools.partial(torch.rand, generator=generator, dtype=torch.float64)
+        draws = drawn(lambda many: make(2, many), len(inputs), generator, 1)
         tops, lefts = (draws * room.clamp_min(1)).long().tolist()
         places = [(slice(top, top + self.size), slice(left, left + self.size)) for top, left in zip(tops, lefts)]
 

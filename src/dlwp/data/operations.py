@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -31,6 +31,12 @@ from dlwp.data.geometry import (
 )
 from dlwp.devices import sent
 from dlwp.errors import ConfigError
+from dlwp.randomness import drawn
+
+
+def _whole_numbers(count: int, end: int, generator: torch.Generator) -> Tensor:
+    """Draw `count` whole numbers from 0 to `end` - 1."""
+    return drawn(lambda many: torch.randint(end, (many,), generator=generator), count, generator)
 
 
 def _per_picture(values: Tensor, like: Tensor) -> Tensor:
@@ -139,14 +145,15 @@ class Erasing:
         """Erase in (B, C, H, W) in [0, 1]."""
         need_pictures(inputs, "erasing")
         count, channels, height, width = inputs.shape
-        erased = torch.rand(count, generator=generator) < self.probability
+        erased = uniform(count, 0, 1, generator) < self.probability
         areas = uniform(count, *self.area, generator) * height * width
         ratios = uniform(count, math.log(self.ratio[0]), math.log(self.ratio[1]), generator).exp()
         heights = (areas * ratios).sqrt().round().clamp(1, height).long()
         widths = (areas / ratios).sqrt().round().clamp(1, width).long()
-        tops = (torch.rand(count, generator=generator) * (height - heights + 1)).long()
-        lefts = (torch.rand(count, generator=generator) * (width - widths + 1)).long()
-        colours = sent(torch.rand(count, channels, 1, 1, generator=generator), inputs.device).to(inputs.dtype)
+        tops = (uniform(count, 0, 1, generator) * (height - heights + 1)).long()
+        lefts = (uniform(count, 0, 1, generator) * (width - widths + 1)).long()
+        colours = drawn(lambda many: torch.rand(many, channels, 1, 1, generator=generator), count, generator)
+        colours = sent(colours, inputs.device).to(inputs.dtype)
         box = _box(inputs, heights * erased, widths, tops, lefts)
         return torch.where(box, colours, inputs), _uncounted(inputs, targets, box)
 
@@ -187,6 +194,7 @@ class Mixup:
 
     alpha: float = 0.2
     num_classes: int | None = None
+    mixes: ClassVar[bool] = True
 
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Mix (B, ...) and targets (B,) or (B, ...)."""
@@ -212,6 +220,7 @@ class Cutmix:
 
     alpha: float = 1.0
     num_classes: int | None = None
+    mixes: ClassVar[bool] = True
 
     def __call__(self, inputs: Tensor, targets: Any, generator: torch.Generator) -> tuple[Tensor, Any]:
         """Mix (B, C, H, W) and targets (B,) or (B, K)."""
@@ -253,7 +262,7 @@ class Cutout:
         """Cover squares in (B, C, H, W) in [0, 1]."""
         need_pictures(inputs, "cutout")
         count, _, height, width = inputs.shape
-        y, x = (torch.randint(length, (count,), generator=generator) - self.size // 2 for length in (height, width))
+        y, x = (_whole_numbers(count, length, generator) - self.size // 2 for length in (height, width))
         side = torch.full((count,), self.size)
         box = _box(inputs, side, side, y, x)
         return inputs.masked_fill(box, 0.5), _uncounted(inputs, targets, box)
@@ -337,8 +346,8 @@ class RandAugment:
         """Change (B, C, H, W) in [0, 1]."""
         need_pictures(inputs, "randaugment")
         for _ in range(self.count):
-            chosen = torch.randint(1 + len(_MOVES) + len(_COLOURS), (len(inputs),), generator=generator)
-            signs = 2.0 * torch.randint(2, (len(inputs),), generator=generator) - 1
+            chosen = _whole_numbers(len(inputs), 1 + len(_MOVES) + len(_COLOURS), generator)
+            signs = 2.0 * _whole_numbers(len(inputs), 2, generator) - 1
             inputs = inputs.clone(memory_format=torch.preserve_format)
             targets = targets.clone() if is_dense(inputs, targets) else targets
             for number, change in enumerate((*_MOVES, *_COLOURS), 1):  # 0 leaves a picture as it is

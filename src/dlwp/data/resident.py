@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dlwp import randomness
+from dlwp import distributed, randomness
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.facts import name_of
 from dlwp.devices import sent
@@ -44,6 +44,8 @@ class ResidentLoader:
     Attributes:
         num_samples: samples used an epoch. batch_size, transform: as given. order: of the samples.
         indices: of the samples in the last batch, int64 (B,), on the host.
+        least_share: samples of a batch that a process gets at least, or none, where each is to make its own alone
+            (`distributed.portion`); None: whole batches. divisible: whether that can be.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class ResidentLoader:
         self.transform = transform
         self._channels_last = channels_last
         self._at_once = self._batches_at_once(batch_size)
+        self.divisible, self.least_share = is_divisible(transform), None
         self.indices: Tensor | None = None
         self.num_samples = self.order.num_samples
         self.batch_size = batch_size
@@ -83,12 +86,14 @@ class ResidentLoader:
             self._held.set_epoch(number)
         order = self.order.of(number)
         there = sent(order, self.device)
-        for first in range(start, len(self), self._at_once):
-            bounds = self.order.bounds(first, self._at_once)
-            pair = self._held.batch(there[bounds])
-            at = (number * len(self) + first, order[bounds], number)
-            batch = finish(pair, self.transform, at, self._channels_last)
-            if self._at_once == 1:
+        at_once = self._at_once if self.least_share is None else 1
+        for first in range(start, len(self), at_once):
+            bounds = self.order.bounds(first, at_once)
+            own, part = portion(order[bounds], self.least_share)
+            pair = self._held.batch(there[bounds][own])
+            at = (number * len(self) + first, order[bounds][own], number)
+            batch = finish(pair, self.transform, at, self._channels_last, part)
+            if at_once == 1:
                 self.indices = order[bounds]
                 yield batch
                 continue
@@ -180,25 +185,39 @@ def _drawn(shares: list[list[int]], seed: int, number: int) -> Tensor:
     return whole[randomness.permutation(len(whole), seed, "order", number)]
 
 
+def is_divisible(transform: Any) -> bool:
+    """Return whether what is done to a batch can be done to a part of it alone, with the same result."""
+    return transform is None or (hasattr(transform, "mixes") and not transform.mixes)
+
+
+def portion(indices: Tensor, least: int | None) -> tuple[slice, tuple[int, int] | None]:
+    """Return this process's slice of a batch, and (begin, whole) of it; all of it and None for whole batches."""
+    if least is None:
+        return slice(None), None
+    own, _ = distributed.portion(len(indices), least)
+    return own, (own.start, len(indices))
+
+
 def finish(
-    batch: Any, transform: Callable[..., Any] | None, at: tuple[int, Tensor | None, int], channels_last: bool
-) -> Any:
+    batch: Any, transform: Callable[..., Any] | None, at: tuple[int, Tensor | None, int], channels_last: bool,
+    part: tuple[int, int] | None = None,
+) -> Any:  # fmt: skip
     """Return a batch on its device as the model sees it: in the memory format asked for, and transformed.
 
-    `at` says where it stands: (step, indices of its samples, epoch).
+    `at` says where it stands: (step, indices of its samples, epoch); `part`, of which batch it is a part.
 
     The format is changed first, while pictures are uint8 and four times smaller. A batch that is no pair (a dictionary,
     a longer tuple) is not scaled, changed or normalised: what its parts mean is known to the step alone.
     """
     if isinstance(batch, Tensor):
-        return finish((batch, None), transform, at, channels_last)[0]
+        return finish((batch, None), transform, at, channels_last, part)[0]
     if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
         dtype = getattr(transform, "dtype", None)
         return each(batch, lambda value: _finished(value, dtype, channels_last))
     inputs, targets = batch
     inputs = _formatted(inputs, channels_last)
     if transform is not None:
-        inputs, targets = transform(inputs, targets, *at)
+        inputs, targets = transform(inputs, targets, *at, *([part] if part else []))
         inputs = _formatted(inputs, channels_last)
     return rebuilt(batch, [inputs, targets]) if hasattr(batch, "_fields") else (inputs, targets)
 

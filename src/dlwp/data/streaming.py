@@ -19,12 +19,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data._utils import signal_handling
 
-from dlwp import devices, randomness
+from dlwp import devices, distributed, randomness
 from dlwp.data.datasets import size
 from dlwp.data.facts import path_of
 from dlwp.data.handover import PREFETCH, Receiver
 from dlwp.data.reading import Collate, Failure, Reader, begin_worker, most_left_out
-from dlwp.data.resident import Order, finish, shares_of
+from dlwp.data.resident import Order, finish, is_divisible, portion, shares_of
 from dlwp.errors import DataError, RunError
 from dlwp.nested import each
 
@@ -97,6 +97,7 @@ class StreamingLoader:
         self._told: set[int] = set()
         self._receiver = Receiver(num_workers)  # not for cards: what is on its way to one must not be written over
         self._batches = _Batches(self.order)
+        self.divisible = is_divisible(transform)
         between = None if num_workers else self._look_up
         self._reader = Reader(dataset, seed, num_workers, on_error == "skip", between, collate is not None)
         with _without_advice():
@@ -127,14 +128,27 @@ class StreamingLoader:
         if hasattr(self._dataset, "set_epoch"):
             self._dataset.set_epoch(number)
         with contextlib.closing(self._collated(number, start)) as batches:
-            for position, (indices, batch, lost) in enumerate(batches, start):
+            for position, (found, batch, lost) in enumerate(batches, start):
                 for sample, name, reason in lost:
                     self._leave_out(sample, name, reason)
-                self.indices = torch.tensor(indices)
-                self.num_read += len(indices)
+                samples = torch.tensor(found)
+                self.num_read += len(found)
                 moved = each(self._receiver.opened(batch), self._moved)  # from pinned memory that does not wait
-                at = (number * len(self) + position, self.indices, number)
-                yield finish(moved, self.transform, at, self._channels_last)
+                at = (number * len(self) + position, samples, number)
+                whole = samples if self.least_share is None else self.order.batch(number, position).clone()
+                own, part = portion(whole, self.least_share)
+                whole[own], self.indices = samples, whole
+                yield finish(moved, self.transform, at, self._channels_last, part)
+
+    @property
+    def least_share(self) -> int | None:
+        """As in `ResidentLoader`: other samples are then not read here."""
+        return self._batches.least_share
+
+    @least_share.setter
+    def least_share(self, least: int | None) -> None:
+        """Set it; from the next epoch on it counts."""
+        self._batches.least_share = least
 
     def _moved(self, value: Any) -> Any:
         return on_device(value, self.device)
@@ -412,6 +426,7 @@ class _Batches:
         self.order = order
         self.number = 0
         self.start = 0
+        self.least_share: int | None = None
 
     def __len__(self) -> int:
         return len(self.order) - self.start
@@ -419,11 +434,13 @@ class _Batches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         indices = self.order.of(self.number)
         for position in range(self.start, len(self.order)):
-            yield [(self.number, index) for index in indices[self.order.bounds(position)].tolist()]
+            whole = indices[self.order.bounds(position)]
+            own, _ = portion(whole, self.least_share)
+            yield [(self.number, index) for index in whole[own].tolist()]
 
 
 def default_workers() -> tuple[int, str]:
     """Return a number of worker processes for this machine, and the reason."""
-    available = devices.usable_processors()
+    available = max(1, devices.usable_processors() // distributed.local_size())
     count = max(0, min(8, available - 1))
     return count, f"{available} processor core{'s' if available != 1 else ''}, one for the loop"

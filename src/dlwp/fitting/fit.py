@@ -28,7 +28,8 @@ from dlwp.fitting.solver import Solution, solve
 from dlwp.fitting.words import lines_of
 from dlwp.models.expression import Expression
 from dlwp.runs import files
-from dlwp.training.trainer import Outcome, Trainer
+from dlwp.training.events import Outcome
+from dlwp.training.trainer import Trainer
 
 Say = Callable[[str, Sequence[str]], None]
 """(name, lines): prints lines with a name before the first."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from dlwp import distributed
 from dlwp.nested import size_of, target_of
 
 StepFunction = Callable[[nn.Module, Any, Any], tuple[Any, Any]]
@@ -40,6 +41,22 @@ def supervised_step(model: nn.Module, batch: tuple[Any, Any], criterion: Any) ->
     inputs, targets = batch
     outputs = model(inputs)
     return criterion(outputs, targets), outputs
+
+
+def divide(loader: Any, least: int) -> None:
+    """Let each process make only its own part of each batch, where the loader can; `least` as in `portion`."""
+    if distributed.world_size() > 1 and getattr(loader, "divisible", False):
+        loader.least_share = least
+
+
+def is_divided(loader: Any) -> bool:
+    """Return whether a loader gives this process's part of each batch, and not the whole."""
+    return getattr(loader, "least_share", None) is not None
+
+
+def whole_size(loader: Any, batch: Any) -> int:
+    """Return the number of samples in the batch that a loader has given last, over all processes."""
+    return len(loader.indices) if is_divided(loader) else size_of(batch)
 
 
 def targets_of(batch: Any) -> Any:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from dlwp import devices, distributed
 from dlwp.criteria import weight_of
 from dlwp.errors import RunError
-from dlwp.nested import piece, size_of, target_of
-from dlwp.training.batches import Loader, StepFunction, split_result, supervised_step
+from dlwp.nested import piece, target_of
+from dlwp.training.batches import Loader, StepFunction, divide, is_divided, split_result, supervised_step, whole_size
 
 
 @torch.no_grad()
@@ -76,11 +76,13 @@ def shares(loader: Loader, heard: Callable[[int], bool]) -> Iterator[Any]:
     Args:
         heard: (size) -> whether all processes are to leave off.
     """
+    divide(loader, 1)
     for batch in loader.epoch():
-        own = distributed.share(size_of(batch))
-        if own.start < own.stop:
-            yield piece(batch, own)
-        if heard(size_of(batch)):
+        size = whole_size(loader, batch)
+        own, counts = distributed.portion(size, 1)
+        if counts:
+            yield batch if is_divided(loader) else piece(batch, own)
+        if heard(size):
             return
 
 

@@ -165,3 +165,13 @@ class Ended:
     exit: str
     error: BaseException | None = None
     times: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Outcome:
+    """How a run ended: `exit` is done, early_stopped, max_time or stopped:SIGNAL; values of the last evaluation."""
+
+    exit: str
+    step: int
+    epoch: int
+    values: dict[str, float | None] = field(default_factory=dict)

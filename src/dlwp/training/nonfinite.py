@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlwp import devices, randomness
+from dlwp import devices, distributed, randomness
 from dlwp.errors import NonFiniteError
 from dlwp.models.fault import first_not_finite
 from dlwp.training.batches import split_result
@@ -184,7 +184,9 @@ class Guard:
     def _error(self, loss: Tensor, batch: Any, step: int) -> NonFiniteError:
         progress = self._trainer.state.progress
         at = f"at step {step} (epoch {progress.epoch + 1}{self._samples()})"
-        return NonFiniteError(f"{_word(loss)} {at}; first in {self.first_module(batch)}.{self._way_out()}")
+        modules = distributed.gathered(self.first_module(batch))
+        first = next((name for name in modules if name.startswith("'")), modules[0])
+        return NonFiniteError(f"{_word(loss)} {at}; first in {first}.{self._way_out()}")
 
     def _samples(self) -> str:
         """Return which samples were in the batch: the first of them."""

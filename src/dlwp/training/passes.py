@@ -14,8 +14,8 @@ from torch import Tensor
 from dlwp import devices, distributed, parallel, randomness
 from dlwp.criteria import weight_of
 from dlwp.graphs import Captured
-from dlwp.nested import target_of
-from dlwp.training.batches import split_result, targets_of
+from dlwp.nested import size_of, target_of
+from dlwp.training.batches import is_divided, split_result, targets_of, whole_size
 from dlwp.training.pieces import Pieces
 
 if TYPE_CHECKING:
@@ -45,11 +45,14 @@ class Passes:
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, detached; its gradient is where the optimizer finds it."""
-        self._batch = batch
         self.drop_gradients()
         if self._shared is None:
+            self.size, self.targets, self._batch = size_of(batch), targets_of(batch), batch
             return self._pieces.compute(batch, self._accumulate)
-        share = self._shared.share(batch)
+        loader = self._trainer.train_loader
+        self.size = whole_size(loader, batch)
+        share = self._shared.share(batch, self.size, is_divided(loader))
+        self.targets = self._shared.total(weight_of(self._trainer.criterion, share), self.size)
         loss = self._pieces.compute(share, self._accumulate)
         return self._shared.together(loss, self._weight(share))
 
@@ -111,5 +114,5 @@ class Passes:
         """Return the share of a piece in its batch."""
         if self._shared is not None and not self._shared.counts:
             return 0.0
-        criterion = self._trainer.criterion
-        return weight_of(criterion, piece) / weight_of(criterion, self._batch)
+        whole = self.targets if self._shared is not None else weight_of(self._trainer.criterion, self._batch)
+        return weight_of(self._trainer.criterion, piece) / whole

@@ -11,41 +11,30 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dlwp import devices, distributed
+from dlwp import devices, distributed, parallel
 from dlwp.errors import DataError
 from dlwp.metrics import monitored
 from dlwp.models.stages import Frozen, to_training
 from dlwp.models.views import with_views
-from dlwp.nested import size_of
 from dlwp.optimizers import needs_closure, take_step
 from dlwp.settings import Duration, TrainerSettings
 from dlwp.training import events
 from dlwp.training.audit import Chain
-from dlwp.training.batches import Loader, StepFunction, supervised_step, targets_of
+from dlwp.training.batches import Loader, StepFunction, divide, supervised_step
 from dlwp.training.dispatch import Dispatch
 from dlwp.training.evaluation import evaluate, shares, within_memory
+from dlwp.training.events import Outcome
 from dlwp.training.nonfinite import Guard
 from dlwp.training.passes import Passes
 from dlwp.training.rates import Rates
 from dlwp.training.state import AveragedWeights, Stateful, TrainState
 from dlwp.training.tally import Tally
-
-
-@dataclass
-class Outcome:
-    """How a run ended: `exit` is done, early_stopped, max_time or stopped:SIGNAL; values of the last evaluation."""
-
-    exit: str
-    step: int
-    epoch: int
-    values: dict[str, float | None] = field(default_factory=dict)
 
 
 class Trainer:
@@ -95,14 +84,14 @@ class Trainer:
         seed: int = 0,
         frozen: Frozen | None = None,
     ) -> None:
-        self.model = model
+        self.device = torch.device(device)
+        self.model = model = parallel.with_norms(model, (settings or TrainerSettings()).sync_batchnorm, self.device)
         self._frozen = frozen
         self.criterion = criterion
         self.optimizer = optimizer
         self.settings = settings or TrainerSettings()
         self.scheduler = scheduler
         self.observers = list(observers)
-        self.device = torch.device(device)
         self.seed = seed
         self.warnings: list[str] = []
         self.times: defaultdict[str, float] = defaultdict(float)
@@ -119,10 +108,12 @@ class Trainer:
         self.chain = Chain()
         self.guard = Guard(self)
         self._stop: events.Stop | None = None
+        self._lost: list[tuple[int, str, str]] = []
+        self._next_due: int  # the step that a log, an evaluation or the end of the epoch follows
+        self._window_began: tuple[float, int]  # time, samples
+        self._epoch_began: tuple[float, int]
         self._wish: events.Stop | None = None  # of an observer here; what all processes do is `_stop`
         self._began = self._mark = 0.0
-        self._next_due = 0
-        self._window_began = self._epoch_began = (0.0, 0)  # time, samples
         self._dispatch = Dispatch(self.observers, self.warn)
         self._rates = Rates(optimizer, scheduler, scheduler_interval, self.settings.extend)
         averaged = AveragedWeights(model, self.settings.ema_decay) if self.settings.ema_decay else None
@@ -203,8 +194,8 @@ class Trainer:
                 take_step(self.optimizer)
             if self.state.averaged is not None:
                 self.state.averaged.update(self.model, progress.step + 1)
-            self.tally.add("loss", loss, targets_of(batch), everywhere=True)
-        size = size_of(batch)
+            self.tally.add("loss", loss, self.passes.targets, everywhere=True)
+        size = self.passes.size
         progress.step += 1
         self._rates.after_step(progress)
         if (indices := getattr(self.train_loader, "indices", None)) is not None:
@@ -269,8 +260,15 @@ class Trainer:
         self._agree()
         self.spend("observers")
 
+    def _tell_left_out(self) -> None:
+        lost, self._lost = self._lost, []
+        for one in dict.fromkeys(one for some in distributed.gathered(lost) for one in some):
+            self.emit(events.LeftOut(self, *one))
+
     def _log(self) -> None:
         self.guard.read_verdict()
+        if distributed.any_of(self._lost or None):
+            self._tell_left_out()
         progress = self.state.progress
         values = self.tally.window()
         since, samples = self._window_began
@@ -370,11 +368,12 @@ class Trainer:
             raise DataError(f"the training data is not that of the run: {', '.join(changed)}")
         progress.order = dict(getattr(getattr(train, "order", None), "options", {}))
         self.train_loader, self._val = train, val
+        divide(train, parallel.LEAST)
         self._eval_steps = Duration.parse(settings.eval_every).steps(len(train))
         self._trainable = list(self.model.parameters())  # as far as they have a gradient
         thaw = settings.unfreeze_at
         self._thaw_step = self.total_steps if thaw is None else Duration.parse(thaw).steps(len(train))
-        self._next_due = 0  # the step that a log, an evaluation or the end of the epoch follows
+        self._next_due = 0
         self._stop = self._wish = None
         now = self._mark = time.perf_counter()
         self._began = now - progress.elapsed_s
@@ -443,14 +442,12 @@ class Trainer:
     def warn(self, text: str) -> None:
         """Note a warning, and say it through the observers that can."""
         self.warnings.append(text)
-        for part in self.observers:
-            if callable(say := getattr(part, "warn", None)):
-                say(text)
+        self.say(text, "warn")
 
-    def say(self, text: str) -> None:
+    def say(self, text: str, how: str = "say") -> None:
         """Say a line through the observers that can."""
         for part in self.observers:
-            if callable(say := getattr(part, "say", None)):
+            if callable(say := getattr(part, how, None)):
                 say(text)
 
     def waiting(self) -> bool:
@@ -459,8 +456,10 @@ class Trainer:
         return self._stop is not None
 
     def left_out(self, sample: int, name: str, reason: str) -> None:
-        """Hear from a loader that a sample could not be read and another took its place (`data.on_error=skip`)."""
-        self.emit(events.LeftOut(self, sample, name, reason))
+        """Hear from a loader that another sample took the place of one that cannot be read (`data.on_error=skip`)."""
+        self._lost.append((sample, name, reason))
+        if distributed.world_size() == 1:
+            self._tell_left_out()
 
     @property
     def learning_rate(self) -> float:
