@@ -76,12 +76,13 @@ def train(*words: str, config_dir: str | Path | None = None) -> Run:
     return train_config(compose(words, config_dir=Path(config_dir) if config_dir else None))
 
 
-def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
+def train_config(config: Config, *, run_dir: Path | None = None, further: Sequence[Any] = ()) -> Run:
     """Train what a composed config says.
 
     Args:
         config: from `dlwp.config.compose.compose`.
         run_dir: the run's folder, where the caller decides it (a sweep).
+        further: observers beside those that the config asks for.
     """
     if config.values.get("check"):
         from dlwp import preflight
@@ -95,12 +96,12 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
 
         console = Console(run.log, progress=config.values["trainer"]["progress"])
         with _failures_noted(run, console, config, fresh=config.resume is None and run_dir is None):
-            return _train_in(run, named, config, console)
+            return _train_in(run, named, config, console, further)
     finally:
         run.close()
 
 
-def _train_in(run: RunFolder, named: Path | None, config: Config, console: Console) -> Run:
+def _train_in(run: RunFolder, named: Path | None, config: Config, console: Console, further: Sequence[Any]) -> Run:
     checkpoint, notes, died, before = None, list(config.warnings), None, resuming.machine_of(run)
     others = environment.OtherWork()
     if config.resume is not None:
@@ -129,7 +130,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
 
     parts = features.once(parts, checkpoint, console.say)
     with Signals(resuming.command(run.path, config.trusted)) as signals:
-        observers = hearers(run, config, parts, console, signals, config_text)
+        observers = [*hearers(run, config, parts, console, signals, config_text), *further]
         trainer = parts.trainer(observers)
         notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
         if checkpoint is not None:
@@ -199,6 +200,7 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
     import torch
 
     from dlwp import devices, torchvision_ops
+    from dlwp.data.fingerprint import fingerprint
 
     if not config.foreign:
         note_own(run.path, config_text)  # first: killed between the two, the run would be a stranger's
@@ -210,6 +212,7 @@ def _describe(run: RunFolder, config: Config, parts: Parts, config_text: str) ->
         device=devices.describe(parts.device), threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         torchvision_operators=torchvision_ops.ensure_importable(), decided=decided,
+        data=fingerprint(parts.data),
     )  # fmt: skip
     files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
 
