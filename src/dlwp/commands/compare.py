@@ -57,17 +57,14 @@ def _compare() -> None:
     found = groups.read(places, own["metric"], own["mode"], own["baseline"] or None)
     pairs = verdict.pairs_of(found)
     scale = verdict.scale_of(found, pairs)
-    if own["format"] == "text":
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        print(*listing.text(found, pairs, scale, width), sep="\n")
-    else:
+    page = _write_page(found, pairs, scale, places, own)  # before a word is said: a reader may leave (`| head`)
+    if own["format"] != "text":
         print(listing.as_json(found, pairs, scale) if own["format"] == "json" else listing.as_csv(found, pairs), end="")
-        own["output"] = own["output"] or "null"
-    page = _write_page(found, pairs, scale, places, own["output"])
-    if own["format"] == "text":
-        if page is not None:
-            print(f"page     {page}")
-        print(*_next(found, pairs), sep="\n", end="")
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines = listing.text(found, pairs, scale, width)
+    lines += [f"{'page':<8} {page}"] * (page is not None)
+    print(*lines, *_next(found, pairs), sep="\n")
 
 
 def _read(words: Sequence[str]) -> tuple[list[Path], dict[str, str]]:
@@ -102,12 +99,15 @@ def _place(word: str) -> Path:
     return path if path.is_dir() and word != "last" else find_run(word)[0]
 
 
-def _write_page(found: Groups, pairs: Sequence[Pair], scale: Scale, places: Sequence[Path], output: str) -> Path | None:
+def _write_page(
+    found: Groups, pairs: Sequence[Pair], scale: Scale, places: Sequence[Path], own: dict[str, str]
+) -> Path | None:
     """Write the page, and return where it is; None where none is wanted.
 
     Raises:
         MachineError: it cannot be written.
     """
+    output = own["output"] or ("" if own["format"] == "text" else "null")
     if output == "null":
         return None
     from dlwp.comparing import page

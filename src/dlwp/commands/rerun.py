@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dlwp import __version__
 from dlwp.commands import entry
-from dlwp.errors import ConfigError, RunError, did_you_mean
+from dlwp.errors import ConfigError, RunError, nearest
 
 _DESCRIPTION = """Do a run again in a new folder, with its config and its seed, and tell what changed since (code,
 packages, machine, data) and the first step at which a recorded number differs, compared bit for bit.
@@ -78,12 +78,10 @@ def _read(words: Sequence[str]) -> tuple[str, bool, list[str]]:
         elif any(f"{key.lstrip('+')}.".startswith(f"{one}.") for one in free):
             rest.append(word)
         else:
-            known = ["until_differs", *free]
-            hint = did_you_mean(key, known)
-            raise ConfigError(
-                f"'{word}' would make another run of it.{hint} With other settings: "
-                f"dlwp-train --config-dir RUN --config-name config {word}"
-            )
+            if near := nearest(key, ("until_differs", "run_dir", "trust"), 1):
+                raise ConfigError(f"unknown key '{key}'. Did you mean '{near[0]}'?")
+            way = f"dlwp-train --config-dir RUN --config-name config {word}"
+            raise ConfigError(f"'{word}' would make another run of it. With other settings: {way}")
     if len(names) != 1:
         raise ConfigError(f"one run is needed, got {len(names) or 'none'}. dlwp-rerun outputs/latest")
     if until_differs not in ("true", "false"):

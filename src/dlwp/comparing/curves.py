@@ -16,6 +16,7 @@ from dlwp.runs import history
 
 MOST_POINTS = 300
 _TICKS = (1, 2, 2.5, 5, 10)
+_WIDE = 30
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Axis:
     low: float
     high: float
     ticks: list[float]
+    is_logarithmic: bool = False
 
     @classmethod
     def of(cls, low: float, high: float, most: int = 5) -> Axis:
@@ -55,9 +57,16 @@ class Axis:
         ticks = [step * (first + number) for number in range(most + 2) if step * (first + number) <= high + step * 1e-9]
         return cls(low, high, ticks)
 
+    @classmethod
+    def logarithmic(cls, low: float, high: float) -> Axis:
+        """Return an axis of logarithms over a range of numbers above 0, with a tick at each power of ten, at most 6."""
+        powers = list(range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1))
+        kept = powers[:: -(-len(powers) // 6) or 1]
+        return cls(math.log10(low), math.log10(high), [10.0**power for power in kept], True)
+
     def share(self, value: float) -> float:
         """Return where a value lies, from 0 to 1."""
-        return (value - self.low) / (self.high - self.low)
+        return ((math.log10(value) if self.is_logarithmic else value) - self.low) / (self.high - self.low)
 
 
 def curves_of(groups: Groups, settings: Sequence[Setting], quantity: str) -> tuple[str, list[Curve]]:
@@ -111,7 +120,8 @@ def drawing(curves: Sequence[Curve], x_name: str, shown: Callable[[float], str])
         xs = Axis.of(0.0, max(c.xs[0] for c in curves) or 1.0)
     low, high = min(min(c.low) for c in curves), max(max(c.high) for c in curves)
     margin = (high - low) * 0.06
-    ys = Axis.of(low - margin, high + margin, 4)
+    wide = low > 0 and high / low > _WIDE  # a first epoch of a great loss would flatten all that follows
+    ys = Axis.logarithmic(low / 1.2, high * 1.2) if wide else Axis.of(low - margin, high + margin, 4)
 
     def points(values: Sequence[float], curve: Curve) -> list[str]:
         return [

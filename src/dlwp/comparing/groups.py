@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,12 @@ def read(places: Sequence[Path], metric: str = "auto", mode: str = "auto", basel
     ]
     _refuse_other_data(trials, found)
     keys = table.differing([dict(trial.row) for trial in trials])
+    higher = _is_higher_better(trials, found, mode)
     settings, notes = _settings(trials, keys, [{str(run) for run in folder.find_runs(place)} for place in places])
     return Groups(
         metric=found,
-        higher=_is_higher_better(trials, found, mode),
-        settings=_with_first(settings, baseline),
+        higher=higher,
+        settings=_ordered(settings, baseline, higher),
         keys=keys,
         beside=_beside(trials, keys),
         left_out=left_out,
@@ -312,7 +313,7 @@ def _settings(
             texts = {key: text_of(trial.row["settings"].get(key)) for key in keys}
             found.setdefault(tuple(texts.values()), Setting("", texts)).trials.append(trial)
         settings = list(found.values())
-        names = _unique([label(setting.keys) for setting in settings])
+        names = _names_of(settings, {key for trial in trials for key in trial.row["typed"]})
         for setting, name in zip(settings, names):
             setting.name = name
     for setting in settings:
@@ -335,6 +336,12 @@ def _place_name(trials: Sequence[Trial], place: set[str]) -> str:
     if len(runs) == 1:
         return str(runs[0])
     return str(runs[0].parent) if runs else "?"
+
+
+def _names_of(settings: Sequence[Setting], typed: Set[str]) -> list[str]:
+    """Return a name for each setting: of the keys that were typed, where these tell them apart, else of all."""
+    short = [label({key: value for key, value in setting.keys.items() if key in typed}) for setting in settings]
+    return short if len(set(short)) == len(short) else _unique([label(setting.keys) for setting in settings])
 
 
 def label(keys: Mapping[str, str]) -> str:
@@ -364,21 +371,21 @@ def _unique(names: Sequence[str]) -> list[str]:
     return found
 
 
-def _with_first(settings: list[Setting], baseline: str | None) -> list[Setting]:
-    """Return the settings with the baseline first.
+def _ordered(settings: list[Setting], baseline: str | None, higher: bool) -> list[Setting]:
+    """Return the settings, the baseline first and then the best first.
 
     Raises:
         ConfigError: no setting, or several, have that name.
     """
-    if baseline is None:
-        return settings
     names = [setting.name for setting in settings]
-    fitting = [s for s in settings if s.name == baseline] or [s for s in settings if baseline in s.name]
-    fitting = fitting or [s for s in settings if any(Path(baseline) == Path(trial.run) for trial in s.trials)]
+    fitting = settings[:1]
+    if baseline is not None:
+        fitting = [one for one in settings if one.name == baseline] or [one for one in settings if baseline in one.name]
     if len(fitting) != 1:
-        said = "fits several settings" if fitting else f"is no setting.{did_you_mean(baseline, names)}"
+        said = "fits several settings" if fitting else f"is no setting.{did_you_mean(str(baseline), names)}"
         raise ConfigError(f"baseline={baseline} {said}", [f"there are: {', '.join(names)}"])
-    return [fitting[0], *(setting for setting in settings if setting is not fitting[0])]
+    others = [setting for setting in settings if setting is not fitting[0]]
+    return [fitting[0], *sorted(others, key=lambda setting: setting.mean, reverse=higher)]
 
 
 def _beside(trials: Sequence[Trial], keys: Sequence[str]) -> dict[str, list[str]]:

@@ -28,7 +28,7 @@ def text(groups: Groups, pairs: Sequence[Pair], scale: Scale, width: int | None 
     lines = _labelled("compared", f"{groups.metric}{of}: {settings}, {count} run{'' if count == 1 else 's'}", width)
     lines += _labelled("verdict", verdict.headline(groups, pairs, scale), width)
     if len(pairs) > 1:
-        for pair in pairs:
+        for pair in (pair for pair in pairs if pair.difference.known):
             lines += _labelled("", verdict.sentence(groups, pair, scale), width, "- ")
     lines += ["", *table(groups, pairs, scale, width), ""]
     if groups.keys:
@@ -61,7 +61,7 @@ def cells(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> list[list[str]
     """Return the table's texts, the head first; a column that is empty is left out."""
     several = any(pair.comparisons > 1 for pair in pairs)
     head = ["setting", "seeds", groups.metric, "± sd", "difference", "95% interval", "p (Holm)" if several else "p"]
-    rows = [head, *(_row(setting, pair, scale) for setting, pair in _with_pairs(groups, pairs))]
+    rows = [head, *(_row(setting, pair, scale, bool(pairs)) for setting, pair in _with_pairs(groups, pairs))]
     used = [column for column in range(len(head)) if any(row[column] for row in rows[1:])]
     return [[row[column] for column in used] for row in rows]
 
@@ -79,7 +79,7 @@ def as_json(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
         "notes": groups.notes,
         "left_out": [{"run": run, "reason": why} for run, why in groups.left_out.items()],
     }
-    return json.dumps(found, indent=1, allow_nan=False)
+    return json.dumps(found, indent=1, allow_nan=False) + "\n"
 
 
 def as_csv(groups: Groups, pairs: Sequence[Pair]) -> str:
@@ -106,11 +106,11 @@ def _with_pairs(groups: Groups, pairs: Sequence[Pair]) -> list[tuple[Setting, Pa
     return list(zip(groups.settings, [None, *pairs]))
 
 
-def _row(setting: Setting, pair: Pair | None, scale: Scale) -> list[str]:
+def _row(setting: Setting, pair: Pair | None, scale: Scale, several: bool) -> list[str]:
     spread = "" if setting.deviation is None else scale.size(setting.deviation)
     line = [setting.name, str(len(setting.trials)), scale.value(setting.mean), spread]
     if pair is None:
-        return [*line, "baseline", "", ""]
+        return [*line, "baseline" if several else "", "", ""]
     one = pair.difference
     if not one.known:
         return [*line, scale.signed(one.value), "unknown", ""]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import html as escaping
 import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -38,10 +39,11 @@ max-width:34em;overflow-wrap:anywhere;text-wrap:pretty}
 h2{font-size:1rem;font-weight:620;margin:3rem 0 .25rem}
 h3{font-size:.875rem;font-weight:560;margin:0 0 .5rem}
 p{margin:.25rem 0 1rem;max-width:44em}
+.soft{max-width:60em}
 .soft,.note{color:var(--soft);font-size:.875rem}
 ul{padding-left:1.1rem;margin:.5rem 0}li{margin:.35rem 0;overflow-wrap:anywhere}
 .card{background:var(--card);border:1px solid var(--rule);border-radius:.6rem;padding:1rem 1.1rem}
-.forest{margin-top:.75rem;display:grid;gap:1.1rem}
+.forest{display:grid;gap:1.1rem}
 .forest .top{display:flex;flex-wrap:wrap;justify-content:space-between;gap:0 1rem;margin-bottom:.3rem}
 .forest .name{font-weight:560;overflow-wrap:anywhere}
 .track{position:relative;height:1.4rem;border-radius:.3rem;background:color-mix(in srgb,var(--rule) 45%,transparent)}
@@ -81,6 +83,7 @@ a{color:inherit;text-decoration-color:var(--soft);text-underline-offset:.2em;ove
 margin-left:.5rem;white-space:nowrap}
 td a{white-space:nowrap}
 .rest{font-size:1.0625rem;color:var(--soft)}
+@media (max-width:40rem){th,td{padding-right:.7rem}}
 footer{margin-top:3rem;border-top:1px solid var(--rule);padding-top:1rem}
 """ + "".join(f".c{index}{{color:var(--c{index})}}" for index in range(MOST_CURVES))
 
@@ -121,9 +124,11 @@ def _head(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
     over = f'<p class="over">{_text(" · ".join(text for text in what if text))}</p>'
     if len(pairs) == 1:
         claim, rest = verdict.claim(groups, pairs[0], scale)
-        return f'{over}<h1>{_text(_capital(claim))}</h1><p class="rest">{_text(_capital(rest))}.</p>\n'
-    listed = "".join(f"<li>{_text(verdict.sentence(groups, pair, scale))}</li>" for pair in pairs)
-    return f"{over}<h1>{_text(_capital(verdict.headline(groups, pairs, scale)))}</h1><ul>{listed}</ul>\n"
+        return f'{over}<h1>{_unbroken(claim)}</h1><p class="rest">{_text(_capital(rest))}.</p>\n'
+    listed = "".join(
+        f"<li>{_text(verdict.sentence(groups, pair, scale))}</li>" for pair in pairs if pair.difference.known
+    )
+    return f"{over}<h1>{_unbroken(verdict.headline(groups, pairs, scale))}</h1><ul>{listed}</ul>\n"
 
 
 def _forest(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
@@ -262,6 +267,11 @@ def _capital(sentence: str) -> str:
     """Return a sentence with a capital, unless it begins with a setting's name."""
     first = sentence.split(" ", 1)[0]
     return sentence if "=" in first or "/" in first else sentence[:1].upper() + sentence[1:]
+
+
+def _unbroken(sentence: str) -> str:
+    """Return a sentence as HTML in which no interval is broken at a line's end."""
+    return re.sub(r"\([^()]{1,24}\)", lambda found: found[0].replace(" ", "\u00a0"), _text(_capital(sentence)))
 
 
 def _cells(kind: str, cells: Iterable[str], *, escaped: bool = False, first_left: bool = False) -> str:

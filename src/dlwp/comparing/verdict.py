@@ -92,7 +92,7 @@ def scale_of(groups: Groups, pairs: Sequence[Pair]) -> Scale:
     sizes = [(pair.difference.high - pair.difference.low) / 2 for pair in pairs]
     sizes = sizes if any(math.isfinite(size) and size > 0 for size in sizes) else []
     spread = [setting.deviation for setting in groups.settings if setting.deviation]
-    return Scale.of(groups.metric, sizes or spread or [abs(pair.difference.value) / 10 for pair in pairs])
+    return Scale.of(groups.metric, sizes or spread or [abs(pair.difference.value) for pair in pairs])
 
 
 def headline(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
@@ -120,9 +120,8 @@ def headline(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
     amount = f"by {_by(groups, most, scale)}"
     if len(better) == 1:
         return f"{most.other.name} is better than {baseline.name} {amount}, the only one of {len(pairs)} settings"
-    return (
-        f"{len(better)} of {len(pairs)} settings are better than {baseline.name}, {most.other.name} the most: {amount}"
-    )
+    count = "both settings" if len(pairs) == 2 else f"{len(better)} of {len(pairs)} settings"
+    return f"{count} are better than {baseline.name}, {most.other.name} the most: {amount}"
 
 
 def sentence(groups: Groups, pair: Pair, scale: Scale) -> str:
@@ -138,7 +137,7 @@ def claim(groups: Groups, pair: Pair, scale: Scale) -> tuple[str, str]:
     how = _seeds(pair)
     if pair.shown:
         better, worse = (pair.other, pair.baseline) if _gain(groups, pair) > 0 else (pair.baseline, pair.other)
-        return f"{better.name} is better than {worse.name} by {_by(groups, pair, scale)}", how
+        return f"{better.name} is better than {worse.name} by {_by(groups, pair, scale)}", f"{how}, p {p_text(pair.p)}"
     if found.low == found.high == 0:
         return f"no difference between {sides}", f"equal to the last digit, {how}"
     interval = f"{scale.signed(found.low)} to {scale.signed(found.high)}"
@@ -190,7 +189,7 @@ def _by(groups: Groups, pair: Pair, scale: Scale) -> str:
     """Return by how much the better one is better: "19.1 points (13.6 to 24.6)"."""
     found = pair.difference
     low, high = sorted((abs(found.low), abs(found.high))) if found.low * found.high >= 0 else (found.low, found.high)
-    less = "" if groups.higher else f" of {groups.metric}, which is to be small"
+    less = "" if groups.higher else f" less {groups.metric}"
     return f"{scale.amount(abs(found.value))} ({scale.size(low)} to {scale.size(high)}){less}"
 
 
