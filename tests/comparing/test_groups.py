@@ -177,6 +177,17 @@ def test_what_cannot_be_compared_is_said_in_one_line(other: dict[str, Any], told
     assert told in str(error.value)
 
 
+def test_a_test_split_that_the_seed_cuts_is_compared_and_one_of_other_samples_is_not() -> None:
+    for seed in range(3):
+        for lr in (0.1, 0.2):
+            make(f"cut/{lr}-{seed}", 0.7, seed=seed, lr=lr, digest=f"of seed {seed}")
+        make(f"other/a{seed}", 0.7, seed=seed, lr=0.1, digest="d")
+        make(f"other/b{seed}", 0.8, seed=seed + 3, lr=0.2, digest="e")
+    assert len(groups.read([Path("cut")]).settings) == 2
+    with pytest.raises(ConfigError, match=r"test holds other samples in other/b. than in other/a."):
+        groups.read([Path("other")])
+
+
 def test_an_unknown_metric_is_named_with_the_nearest() -> None:
     make("runs/a", 0.7)
     with pytest.raises(ConfigError, match=r"Did you mean 'test/accuracy'.*There are: test/accuracy, test/loss, val/"):

@@ -111,7 +111,9 @@ def report(before: Path, now: Path) -> tuple[list[str], bool]:
     equal, first = first_difference(records, again)
     if first is not None:
         shown = ", ".join(f"{name} {_value(a)} → {_value(b)}" for name, (a, b) in list(first.values.items())[:3])
-        after = f"{equal:,} line{'' if equal == 1 else 's'} before it {'is' if equal == 1 else 'are'} equal"
+        after = (
+            f"{equal:,} line{' before it is' if equal == 1 else 's before it are'} equal" if equal else "its first line"
+        )
         lines.append(f"{'differs':<8} first at step {_value(first.step)} ({first.split}): {shown}; {after}")
     elif equal == len(records):
         more = f" ({len(again) - equal:,} more than it had recorded)" if len(again) > equal else ""
@@ -144,7 +146,7 @@ def _moved(
 ) -> list[str]:
     """Return what has another value; what stands on one side alone only where that is asked for."""
     return [
-        f"{name.replace('_', ' ')} {_word(before.get(name))} → {_word(now.get(name))}"
+        f"{name if name.isupper() else name.replace('_', ' ')} {_word(before.get(name))} → {_word(now.get(name))}"
         for name in names
         if before.get(name) != now.get(name) and before and (with_lacking or (name in before and name in now))
     ]

@@ -109,16 +109,17 @@ def _curve(name: str, index: int, lines: Sequence[dict[float, float]]) -> Curve 
     return Curve(name, index, xs, over(lambda values: math.fsum(values) / len(values)), over(min), over(max))
 
 
-def drawing(curves: Sequence[Curve], x_name: str, shown: Callable[[float], str]) -> str:
+def drawing(curves: Sequence[Curve], x_name: str, shown: Callable[[float], str], *, banded: bool = True) -> str:
     """Return curves over each other as HTML: an SVG that stretches, and its ticks.
 
     Args:
-        curves: one or more. x_name: what the x axis counts. shown: how a value is written.
+        curves: one or more. x_name: what the x axis counts. shown: how a value is written. banded: with the bands.
     """
     xs = Axis.of(min(min(c.xs) for c in curves), max(max(c.xs) for c in curves))
     if len({x for c in curves for x in c.xs}) == 1:
         xs = Axis.of(0.0, max(c.xs[0] for c in curves) or 1.0)
-    low, high = min(min(c.low) for c in curves), max(max(c.high) for c in curves)
+    low = min(min(c.low if banded else c.mean) for c in curves)
+    high = max(max(c.high if banded else c.mean) for c in curves)
     margin = (high - low) * 0.06
     wide = low > 0 and high / low > _WIDE  # a first epoch of a great loss would flatten all that follows
     ys = Axis.logarithmic(low / 1.2, high * 1.2) if wide else Axis.of(low - margin, high + margin, 4)
@@ -131,7 +132,7 @@ def drawing(curves: Sequence[Curve], x_name: str, shown: Callable[[float], str])
 
     parts = [f'<line class="grid" x1="0" x2="1000" y1="{y:.1f}" y2="{y:.1f}"/>' for y in _at(ys)]
     for curve in curves:
-        if curve.low != curve.high:
+        if banded and curve.low != curve.high:
             band = " ".join([*points(curve.high, curve), *reversed(points(curve.low, curve))])
             parts.append(f'<polygon class="band c{curve.index}" points="{band}"/>')
     for curve in reversed(curves):  # the baseline on top

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dlwp.errors import ConfigError, did_you_mean
 from dlwp.runs import files, folder, history, table
@@ -271,12 +271,16 @@ def _refuse_other_data(trials: Sequence[Trial], metric: str) -> None:
     seen: dict[Any, tuple[str, str]] = {}
     for trial, digest in zip(trials, digests):
         if digest is not None:
-            at = "" if split == "test" else trial.seed  # val may be cut from train by the seed
-            before = seen.setdefault(at, (digest, trial.run))
+            before = seen.setdefault(trial.seed, (digest, trial.run))
             if before[0] != digest:
-                raise ConfigError(
-                    f"{split} holds other samples in {trial.run} than in {before[1]}, so they are not compared"
-                )
+                _refuse(split, before[1], trial.run)
+    kinds = dict(seen.values())
+    if 1 < len(kinds) < len(seen):  # a split that the seed cuts is another for each seed
+        _refuse(split, *list(kinds.values())[:2])
+
+
+def _refuse(split: str, *runs: str) -> NoReturn:
+    raise ConfigError(f"{split} holds other samples in {runs[1]} than in {runs[0]}, so they are not compared")
 
 
 def _data(trial: Trial) -> dict[str, Any]:

@@ -27,9 +27,8 @@ def text(groups: Groups, pairs: Sequence[Pair], scale: Scale, width: int | None 
     of = f" on {groups.num_samples:,} samples" if groups.num_samples else ""
     lines = _labelled("compared", f"{groups.metric}{of}: {settings}, {count} run{'' if count == 1 else 's'}", width)
     lines += _labelled("verdict", verdict.headline(groups, pairs, scale), width)
-    if len(pairs) > 1:
-        for pair in (pair for pair in pairs if pair.difference.known):
-            lines += _labelled("", verdict.sentence(groups, pair, scale), width, "- ")
+    for sentence in verdict.sentences(groups, pairs, scale):
+        lines += _labelled("", sentence, width, "- ")
     lines += ["", *table(groups, pairs, scale, width), ""]
     if groups.keys:
         lines += _labelled("differs", ", ".join(groups.keys), width)

@@ -21,6 +21,8 @@ from dlwp.comparing.groups import Groups, is_share
 from dlwp.comparing.verdict import Pair, Scale
 
 MOST_CURVES = 8
+MOST_BESIDE = 4
+"""Settings that stand beside one another as columns, and whose curves have bands."""
 
 _STYLE = """
 :root{color-scheme:light dark;--ground:#fbfaf8;--card:#fff;--ink:#1d1f23;--soft:#62666f;--rule:#e5e3de;--good:#1f7a4d;
@@ -81,7 +83,7 @@ code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wr
 a{color:inherit;text-decoration-color:var(--soft);text-underline-offset:.2em;overflow-wrap:anywhere}
 .tag{font-size:.75rem;color:var(--soft);border:1px solid var(--rule);border-radius:1rem;padding:.05rem .5rem;
 margin-left:.5rem;white-space:nowrap}
-td a{white-space:nowrap}
+td a,td:first-child code{white-space:nowrap}
 .rest{font-size:1.0625rem;color:var(--soft)}
 @media (max-width:40rem){th,td{padding-right:.7rem}}
 footer{margin-top:3rem;border-top:1px solid var(--rule);padding-top:1rem}
@@ -125,9 +127,7 @@ def _head(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
     if len(pairs) == 1:
         claim, rest = verdict.claim(groups, pairs[0], scale)
         return f'{over}<h1>{_unbroken(claim)}</h1><p class="rest">{_text(_capital(rest))}.</p>\n'
-    listed = "".join(
-        f"<li>{_text(verdict.sentence(groups, pair, scale))}</li>" for pair in pairs if pair.difference.known
-    )
+    listed = "".join(f"<li>{_text(sentence)}</li>" for sentence in verdict.sentences(groups, pairs, scale))
     return f"{over}<h1>{_unbroken(verdict.headline(groups, pairs, scale))}</h1><ul>{listed}</ul>\n"
 
 
@@ -172,12 +172,12 @@ def _forest(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
 def _charts(groups: Groups) -> str:
     """Return the curves of the metric and of the losses, the settings over each other."""
     settings = groups.settings[:MOST_CURVES]
-    leaf = groups.metric.partition("/")[2]
+    leaf, banded = groups.metric.partition("/")[2], len(groups.settings) <= MOST_BESIDE
     drawn = []
     for quantity in dict.fromkeys([f"val/{leaf}", "val/loss", "train/loss"]):
         x_name, found = curves.curves_of(groups, settings, quantity)
         if any(len(curve.xs) > 1 for curve in found):
-            plot = curves.drawing(found, x_name, _percent_text if is_share(quantity) else _number_text)
+            plot = curves.drawing(found, x_name, _percent_text if is_share(quantity) else _number_text, banded=banded)
             drawn.append(f'<div class="card"><h3>{_text(quantity)}</h3>{plot}</div>')
     if not drawn:
         return ""
@@ -185,7 +185,9 @@ def _charts(groups: Groups) -> str:
         f'<span><b class="c{index}"></b>{_text(setting.name)}</span>' for index, setting in enumerate(settings)
     )
     several = any(len(setting.trials) > 1 for setting in settings)
-    said = "Mean over the seeds; the band goes from the lowest to the highest of them." if several else "One seed each."
+    said = "One seed each."
+    if several:
+        said = "Mean over the seeds" + ("; the band goes from the lowest to the highest of them." if banded else ".")
     if len(groups.settings) > MOST_CURVES:
         said += f" The first {MOST_CURVES} of {len(groups.settings)} settings."
     return (
@@ -198,12 +200,14 @@ def _keys(groups: Groups) -> str:
     """Return the table of the keys that differ, and of what differs besides."""
     if not groups.keys and not groups.beside:
         return ""
-    rows = []
+    rows: list[str] = []
     if groups.keys:
-        rows.append(_cells("th", ["", *(setting.name for setting in groups.settings)]))
-    for key in groups.keys:
-        values = [f"<code>{_text(setting.keys[key])}</code>" for setting in groups.settings]
-        rows.append(_cells("td", [f"<code>{_text(key)}</code>", *values], escaped=True))
+        cells = [["", *(setting.name for setting in groups.settings)]]
+        cells += [[key, *(setting.keys[key] for setting in groups.settings)] for key in groups.keys]
+        if len(groups.settings) > MOST_BESIDE:
+            cells = [list(row) for row in zip(*cells)]
+        rows = [_cells("th", cells[0])]
+        rows += [_cells("td", [f"<code>{_text(cell)}</code>" for cell in row], escaped=True) for row in cells[1:]]
     table = f'<div class="wide"><table>{"".join(rows)}</table></div>' if rows else ""
     beside = "".join(
         f'<li><code>{_text(name)}</code><span class="tag">machine or code</span> {_text(", ".join(values))}</li>'
@@ -251,7 +255,7 @@ def _reading(groups: Groups, pairs: Sequence[Pair], now: datetime) -> str:
     if known and max(pair.comparisons for pair in pairs) > 1:
         said.append("Intervals are those of each comparison by itself; p and verdicts are corrected for all (Holm).")
     if known:
-        said.append("An interval tells what other seeds may bring on the same samples, not what other samples would.")
+        said.append("An interval tells what other seeds may bring, not what other samples would.")
     made = f"Made by dlwp-compare of dlwp {__version__}, {now:%Y-%m-%d %H:%M}."
     return f'<footer class="soft"><p>{_text(" ".join([*said, made]))}</p></footer>\n'
 

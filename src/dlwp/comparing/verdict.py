@@ -6,12 +6,16 @@ Knows nothing of where runs lie, nor of how the words are laid out.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dlwp.comparing import differences
 from dlwp.comparing.differences import Difference
 from dlwp.comparing.groups import Groups, Setting, is_share
+
+MOST_SENTENCES = 3
+"""More comparisons than this are told by the table and the plot, not in a sentence each."""
 
 ALPHA = 1 - differences.LEVEL
 
@@ -29,10 +33,10 @@ class Scale:
 
     @classmethod
     def of(cls, metric: str, sizes: Sequence[float]) -> Scale:
-        """Return a scale that shows the smallest of some sizes (half-widths, deviations) with two digits."""
+        """Return a scale that shows sizes (half-widths, deviations), the one in their middle, with two digits."""
         share = is_share(metric)
         known = [size * (100 if share else 1) for size in sizes if math.isfinite(size) and size > 0]
-        decimals = 1 - math.floor(math.log10(min(known))) if known else 1
+        decimals = 1 - math.floor(math.log10(statistics.median_low(known))) if known else 1
         return cls(share, min(max(decimals, 1 if share else 0), 3 if share else 8))
 
     def value(self, value: float) -> str:
@@ -122,6 +126,12 @@ def headline(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> str:
         return f"{most.other.name} is better than {baseline.name} {amount}, the only one of {len(pairs)} settings"
     count = "both settings" if len(pairs) == 2 else f"{len(better)} of {len(pairs)} settings"
     return f"{count} are better than {baseline.name}, {most.other.name} the most: {amount}"
+
+
+def sentences(groups: Groups, pairs: Sequence[Pair], scale: Scale) -> list[str]:
+    """Return what each of a few pairs says, beside the headline; of one alone, and of many, nothing more."""
+    known = [pair for pair in pairs if pair.difference.known]
+    return [sentence(groups, pair, scale) for pair in known] if 1 < len(pairs) <= MOST_SENTENCES else []
 
 
 def sentence(groups: Groups, pair: Pair, scale: Scale) -> str:

@@ -16,7 +16,7 @@ from dlwp import nested
 from dlwp.data.datasets import ArrayDataset, Splits, is_iterable, length_of, targets_of
 from dlwp.data.facts import path_of
 
-_MOST_BYTES = 64 * 2**20
+_MOST_BYTES = 16 * 2**20  # a tenth of a second
 _MOST_FILES = 1000
 _ROWS = 1024
 
@@ -24,7 +24,7 @@ _ROWS = 1024
 def fingerprint(splits: Splits) -> dict[str, Any]:
     """Return split -> {"samples", "digest", "of"}: how many samples, a hash (None where there is none), and of what.
 
-    Arrays are hashed as they lie in memory, up to 64 MiB of each split; pictures in files by the names and sizes of up
+    Arrays are hashed as they lie in memory, up to 16 MiB of each split; pictures in files by the names and sizes of up
     to 1,000; of a data set of one's own its targets, where it tells them: no sample is read for this.
     """
     return {name: _of_split(dataset) for name, dataset in splits.present().items()}
