@@ -75,7 +75,7 @@ def test_what_changed_since_is_told_and_the_first_line_that_differs(first: Path,
     data["train"]["digest"] = "other"
     data["val"]["samples"] = 99
     packages = {"dlwp": "0.0.1", "torch": "2.1.0", "gone": "1"}
-    environment(first, packages=packages, threads=64, data=data, git={"commit": "a" * 40, "clean": False})
+    environment(first, packages=packages, device="cpu, 64 threads", data=data, git={"commit": "a" * 40, "clean": False})
     loss = history.read(first / "metrics.jsonl")[4]["loss"]
     changed(first, 4, loss=loss + 1e-15, accuracy=0.0)
     changed(first, 2, time=99.0, samples_per_s=1.0)
@@ -84,7 +84,7 @@ def test_what_changed_since_is_told_and_the_first_line_that_differs(first: Path,
     assert code == 5
     assert told[1].startswith("changed  code: dlwp 0.0.1 → ")
     assert told[2].startswith("         packages: torch 2.1.0 → ") and "gone 1 → none" in told[2]
-    assert told[3].startswith("         machine: threads 64 → ")
+    assert told[3].startswith("         machine: device cpu, 64 threads → ")
     assert told[4] == "         data: train 1,294 samples, not the same, val 99 samples → 144 samples"
     assert told[5] == "unknown  the code as it was (its tree had changes that were not committed)"
     step = history.read(first / "metrics.jsonl")[4]["step"]
@@ -108,6 +108,18 @@ def test_of_a_run_that_was_cut_short_what_it_has_is_compared(first: Path, typed:
     path.write_text("".join(line + "\n" for line in path.read_text().splitlines()[:3]))
     code, said, _ = typed("first", "run_dir=second")
     assert code == 0 and last(said)[-1] == "equal    in all 3 recorded lines, bit for bit (6 more than it had recorded)"
+
+
+def test_a_run_that_failed_is_seen_to_fail_again(typed: Any) -> None:
+    words = [*WORDS[:3], "trainer.log_every=1", *WORDS[4:], "optimizer=sgd", "optimizer.lr=1e30", "scheduler=constant"]
+    with pytest.raises(dlwp.DlwpError, match=r"not finite|loss is"):
+        dlwp.train(*words)
+    run = next(Path("outputs").glob("digits-*/*"))
+    lines = len(history.read(run / "metrics.jsonl"))
+    assert lines > 0
+    code, said, told = typed(str(run))
+    assert code == 5 and last(said)[-1] == f"equal    in all {lines} recorded lines, bit for bit"
+    assert told.startswith("dlwp: error: loss is")
 
 
 def test_a_rerun_that_is_shorter_is_not_called_equal() -> None:

@@ -54,7 +54,11 @@ def _rerun() -> int:
     from dlwp import api
     from dlwp.observers.stopping import UntilDiffers
 
-    run = api.train_config(config, further=[UntilDiffers(before)] if until_differs else [])
+    try:
+        run = api.train_config(config, further=[UntilDiffers(before)] if until_differs else [])
+    except RunError:  # as the first did, maybe
+        print(*again.report(before, find_run(config.values.get("run_dir") or "last")[0])[0], sep="\n")
+        raise
     lines, is_equal = again.report(before, run.folder)
     print(*lines, sep="\n")
     if run.exit == "stopped:differs" or run.exit_code in (0, RunError.exit_code):

@@ -74,10 +74,14 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list
         before, now: of environment.json. What one of them does not hold is not compared, but for the data is told.
     """
     was, is_now = _section(before, "packages"), _section(now, "packages")
+    moved = before.get("device") != now.get("device")  # which tells the threads of a processor
     found = {
         "code": [*_code(before.get("git"), now.get("git")), *_moved(was, is_now, ["dlwp"])],
         "packages": _moved(was, is_now, [name for name in dict.fromkeys([*was, *is_now]) if name != "dlwp"], True),
-        "machine": [*_moved(before, now, _MACHINE), *_variables(before, now)],
+        "machine": [
+            *_moved(before, now, [one for one in _MACHINE if not (moved and one == "threads")]),
+            *_variables(before, now),
+        ],
         "data": _data(_section(before, "data"), _section(now, "data")),
     }
     return {kind: lines for kind, lines in found.items() if lines}
@@ -112,7 +116,9 @@ def report(before: Path, now: Path) -> tuple[list[str], bool]:
     if first is not None:
         shown = ", ".join(f"{name} {_value(a)} → {_value(b)}" for name, (a, b) in list(first.values.items())[:3])
         after = (
-            f"{equal:,} line{' before it is' if equal == 1 else 's before it are'} equal" if equal else "its first line"
+            f"{equal:,} line{' before it is' if equal == 1 else 's before it are'} equal"
+            if equal
+            else "no line before it"
         )
         lines.append(f"{'differs':<8} first at step {_value(first.step)} ({first.split}): {shown}; {after}")
     elif equal == len(records):

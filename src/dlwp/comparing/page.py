@@ -81,6 +81,7 @@ td.n,th.n{text-align:right;white-space:nowrap}
 td:last-child,th:last-child{padding-right:0}
 code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 a{color:inherit;text-decoration-color:var(--soft);text-underline-offset:.2em;overflow-wrap:anywhere}
+.wide+.note{margin-top:1rem}
 .tag{font-size:.75rem;color:var(--soft);border:1px solid var(--rule);border-radius:1rem;padding:.05rem .5rem;
 margin-left:.5rem;white-space:nowrap}
 td a,td:first-child code{white-space:nowrap}
