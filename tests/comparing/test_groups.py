@@ -188,6 +188,17 @@ def test_a_test_split_that_the_seed_cuts_is_compared_and_one_of_other_samples_is
         groups.read([Path("other")])
 
 
+def test_of_a_very_long_run_most_lines_of_training_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make("runs/a", 0.7)
+    lines = [{"step": step, "split": "train", "loss": step / 100} for step in range(1, 101)]
+    lines.insert(37, {"step": 37, "split": "val", "accuracy": 0.9})
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    RunFolder(run).update_summary(best={"step": 37, "val/accuracy": 0.9})
+    monkeypatch.setattr(groups, "MOST_LINES", 10)
+    found = groups.read([Path("runs")], metric="train/loss").settings[0]
+    assert found.mean == 0.37 and len(found.trials[0].records) < 15
+
+
 def test_an_unknown_metric_is_named_with_the_nearest() -> None:
     make("runs/a", 0.7)
     with pytest.raises(ConfigError, match=r"Did you mean 'test/accuracy'.*There are: test/accuracy, test/loss, val/"):

@@ -22,6 +22,9 @@ FINISHED = ("done", "early_stopped", "max_time")
 MACHINE = ("device", "data.root", "data.loader", "data.num_workers", "trainer.precision", "trainer.channels_last")
 """Keys that say where and how a run was computed, not what: they tell no settings apart."""
 
+MOST_LINES = 10_000
+"""Lines of metrics.jsonl that are kept of each run, more or less: a hundred long runs must fit in memory."""
+
 _SMALLER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity", "bits_per_token", "bits_per_character")
 _LARGEST = 2**24
 
@@ -110,7 +113,7 @@ def read(places: Sequence[Path], metric: str = "auto", mode: str = "auto", basel
         raise ConfigError(
             f"none of {len(left_out)} runs is finished", [f"{run}: {why}" for run, why in left_out.items()]
         )
-    records = {row["run"]: history.read(Path(row["run"]) / "metrics.jsonl") for row in rows}
+    records = {row["run"]: _thinned(history.read(Path(row["run"]) / "metrics.jsonl")) for row in rows}
     found = _metric(rows, records, metric)
     values = {row["run"]: _value(row, records[row["run"]], found) for row in rows}
     left_out |= {run: f"has no {found}" for run, value in values.items() if value is None}
@@ -168,6 +171,17 @@ def _read(row: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a run's lines, without most of training's where there are very many; those before an evaluation stay."""
+    every = 1 + len(lines) // MOST_LINES
+    ends = [*(line.get("split") != "train" for line in lines[1:]), True]
+    return [
+        line
+        for number, (line, is_end) in enumerate(zip(lines, ends))
+        if is_end or number % every == 0 or line.get("split") != "train"
+    ]
 
 
 # ---- the metric -----------------------------------------------------------------------------------------------------
