@@ -100,6 +100,22 @@ def test_wrong_words_of_a_prediction_are_told_before_anything_slow(words: list[s
     assert not modules & (SLOW | {"hydra", "omegaconf", "PIL"})
 
 
+@pytest.mark.parametrize(
+    ("command", "words", "status"),
+    [
+        ("compare", ["--help"], 0), ("compare", ["nothere"], 2), ("compare", ["formt=csv"], 2),
+        ("rerun", ["--help"], 0), ("rerun", ["nothere"], 2), ("rerun", ["last", "seed=1"], 2),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_wrong_words_of_a_comparison_or_a_rerun_are_told_before_anything_slow(
+    command: str, words: list[str], status: int
+) -> None:
+    code, modules, _, _ = run(f"dlwp.commands.{command}", *words)
+    assert code == status
+    assert not modules & (SLOW | {"hydra", "omegaconf"})
+
+
 def test_composing_needs_nothing_slow() -> None:
     program = "import sys; from dlwp.config.compose import compose; compose(['model=vit']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)

@@ -64,6 +64,7 @@ def describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> 
     import torch
 
     from dlwp import devices, torchvision_ops
+    from dlwp.data.fingerprint import fingerprint
 
     if not config.foreign:
         note_own(run.path, config_text)  # first: killed between the two, the run would be a stranger's
@@ -75,6 +76,7 @@ def describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> 
         device=devices.describe(parts.device), threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         torchvision_operators=torchvision_ops.ensure_importable(), decided=decided,
+        data=fingerprint(parts.data),
     )  # fmt: skip
     files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
 

@@ -1,4 +1,4 @@
-"""Own the reasons to end a run before its last step: no betterment, no time left, a signal.
+"""Own the reasons to end a run before its last step: no betterment, no time left, a signal, another run's numbers.
 
 Knows nothing of how a run is ended or saved.
 """
@@ -9,11 +9,14 @@ import math
 import os
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dlwp.comparing import again
 from dlwp.errors import ConfigError, did_you_mean
-from dlwp.training.events import Ended, Evaluated, EvaluationStep, Saved, Started, StepEnded, Stop, Waiting
+from dlwp.runs import history
+from dlwp.training.events import Ended, Evaluated, EvaluationStep, Logged, Saved, Started, StepEnded, Stop, Waiting
 
 if TYPE_CHECKING:
     from dlwp.training.trainer import Trainer
@@ -97,6 +100,32 @@ class MaxTime:
 
     def _verdict(self, event: Started | Waiting | StepEnded) -> Stop | None:
         return Stop("max_time") if event.trainer.elapsed_s >= self._seconds else None
+
+
+class UntilDiffers:
+    """Stop at the first line of metrics.jsonl that is not that of another run, bit for bit.
+
+    Args:
+        run: the other run's folder.
+    """
+
+    watcher = False
+
+    def __init__(self, run: Path) -> None:
+        self._lines = iter(history.read(Path(run) / "metrics.jsonl"))
+
+    def on_log(self, event: Logged) -> Stop | None:
+        """Compare training over the last steps."""
+        return self._verdict(event, "train")
+
+    def on_evaluation(self, event: Evaluated) -> Stop | None:
+        """Compare an evaluation."""
+        return self._verdict(event, event.split)
+
+    def _verdict(self, event: Logged | Evaluated, split: str) -> Stop | None:
+        record = {"step": event.step, "epoch": event.epoch, "split": split, **event.values}
+        other = next(self._lines, None)
+        return Stop("stopped:differs") if other is not None and again.differing(other, history.finite(record)) else None
 
 
 class Signals:

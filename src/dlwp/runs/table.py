@@ -28,18 +28,30 @@ def read_runs(folders: Iterable[Path]) -> list[dict[str, Any]]:
 
     Returns:
         Rows with "run" (path), "exit", "step", "epoch", "monitor" ("val/accuracy"), "best", "best_step", "test" (name
-        -> value), "elapsed_s", "samples_per_s", "error", "mode", "settings" (dotted key -> value), "typed" and
-        "decided" (keys).
+        -> value), "elapsed_s", "samples_per_s", "error", "mode", "settings" (dotted key -> value), "targets" (group ->
+        `_target_`), "typed" and "decided" (keys).
     """
-    return [_read(run) for place in folders for run in folder.find_runs(Path(place))]
+    rows = [_read(run) for place in folders for run in folder.find_runs(Path(place))]
+    typed: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        for group, target in row["targets"].items():
+            if group in row["typed"]:
+                typed.setdefault((group, target), set()).add(row["settings"][group])
+    for row in rows:  # in a replay no group is typed: what another run calls the same part is its name
+        for group, target in row["targets"].items():
+            if group not in row["typed"] and len(names := typed.get((group, target), set())) == 1:
+                row["settings"][group] = next(iter(names))
+    return rows
 
 
 def _read(run: Path) -> dict[str, Any]:
     view = folder.RunFolder(run)
     summary, settings = view.read_summary(), _flat(_read_yaml(view.config))
     typed = dict(word.lstrip("+").split("=", 1) for word in _words(view) if "=" in word)
+    targets: dict[str, str] = {}
     for group in GROUPS:
         target = settings.pop(f"{group}._target_", None)
+        targets |= {} if target is None else {group: str(target)}
         if group in typed or target is not None:
             settings[group] = typed.get(group) or str(target).rpartition(".")[2]
     best: dict[str, Any] = summary.get("best") or {}
@@ -61,6 +73,7 @@ def _read(run: Path) -> dict[str, Any]:
         "error": summary.get("error"),
         "mode": settings.get("trainer.monitor_mode"),
         "settings": settings,
+        "targets": targets,
         "typed": sorted(typed),
         "decided": sorted(_decided(view)),
     }
