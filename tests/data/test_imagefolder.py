@@ -161,7 +161,7 @@ def test_other_layouts_are_one_line(folder: str, make: str, root: str, line: str
 
 def test_a_class_without_pictures_is_named(folder: str) -> None:
     Path(folder, "train", "empty").mkdir()
-    with pytest.raises(DataError, match="'set/train/empty' has no pictures.*Remove it, or data.allow_empty=true"):
+    with pytest.raises(DataError, match=r"'set/train/empty' has no pictures.*Remove it, or data.allow_empty=true"):
         imagefolder(folder, image_size=8)
 
 
