@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,23 @@ def test_room_is_compared_with_what_the_checkpoints_take(
     assert f"'{empty}'" in text
     assert "4 checkpoints" in text
     assert warnings(0.8 * 4 * one, checkpoints) == []  # one of them is there already
+
+
+def test_a_peak_above_what_is_free_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = forecast.forecast(api._build(compose(list(WORDS))), budget_s=0.1)
+    assert told.warnings() == []
+    monkeypatch.setattr(forecast.memory, "free", lambda: 0)
+    told.memory_mib = 9e6
+    (text,) = told.warnings()
+    assert re.match(r"the run takes 9,000,000 MiB of memory at its peak, [\d,]+ MiB are free here\. trainer", text)
+
+
+def test_a_run_on_features_of_a_frozen_backbone_is_forecast_on_as_many_of_them() -> None:
+    words = [*WORDS, "model=cnn", "model.freeze=backbone", "data.augment=null", "data.shape=[3,16,16]"]
+    parts = api._build(compose([word for word in words if word not in ("model=linear", "data.shape=[3,8,8]")]))
+    fed, seconds = forecast._fed(parts, budget_s=1e-9)
+    assert seconds > 0
+    assert {name: one.num_samples for name, one in fed.loaders.items()} == {"train": 20, "val": 10, "test": 10}
+    assert fed.step is not None and parts.step is None
+    told = forecast.forecast(parts, budget_s=0.1)
+    assert told.steps == 2 and told.evaluations == 1

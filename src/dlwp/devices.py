@@ -203,15 +203,6 @@ def keep_freed_memory(most: int = 2**31 - 1) -> None:
         libc.mallopt(_MMAP_THRESHOLD, 2**25)  # the most that it takes
 
 
-def free_host_memory() -> int:
-    """Return the bytes of the host's memory that a process may still take without pushing others out."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):  # macOS, which keeps nearly nothing free
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
 def sum_dtype(device: torch.device) -> torch.dtype:
     """Return the type in which sums are kept: float64, or float32 on MPS, which has none."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import re
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,8 +34,8 @@ _BUDGET_S = 8.0
 _TOLD_HERE = re.compile(r"stand in more than one split|has no picture of|are also in train")
 """Warnings of data sets about what is found here too, in more of them."""
 _GROUPS = (
-    "unreadable", "fails", "labels", "classes", "duplicates", "alike", "columns", "not finite", "shapes", "fit", "disk",
-    "data",
+    "unreadable", "fails", "labels", "classes", "duplicates", "alike", "columns", "not finite", "shapes", "fit",
+    "memory", "disk", "data",
 )  # fmt: skip
 
 
@@ -243,19 +244,22 @@ def _of_parts(
         values["data"]["on_nan"] = "drop"
     lenient = dataclasses.replace(config, values=values)
     nowhere = RunFolder(Path(config.values.get("run_dir") or "(none: check)"))
+    began = time.perf_counter()
     try:
         parts = build(lenient)
         telling.summary(nowhere, lenient, parts, console, others)
         found = [Finding("fit", text, False) for text in config.warnings]
         found += [Finding("fit", text, False) for text in parts.warnings if text not in parts.data.warnings]
-        return found + _of_trial(lenient, parts, console)
+        return found + _of_trial(lenient, parts, console, began)
     except DlwpError as error:
+        console.say_table({"forecast": [f"none: {_first_words(error.message)}"]})
         if (isinstance(error, DataError) and groups) or (isinstance(error, NonFiniteError) and "not finite" in groups):
             return []  # told above, with all its samples
         return [Finding("fit", error.message, details=error.details)]
     except Exception as error:  # any error: of the user's own code, told with all else
         from dlwp.data.facts import one_line
 
+        console.say_table({"forecast": [f"none: {_first_words(one_line(error))}"]})
         if "fails" in groups:
             return []
         if not (place := frames.place(error)):
@@ -263,13 +267,14 @@ def _of_parts(
         return [Finding("fails", f"your code fails at {place}: {one_line(error)}")]
 
 
-def _of_trial(config: Config, parts: Parts, console: Console) -> list[Finding]:
+def _of_trial(config: Config, parts: Parts, console: Console, began: float) -> list[Finding]:
     from dlwp.audience import hearers
     from dlwp.fitting.least_squares import LeastSquares
     from dlwp.forecast import disk_warnings, forecast
     from dlwp.observers.console import Console as Silent
 
     if isinstance(parts.optimizer, LeastSquares):
+        console.say_table({"forecast": ["none: how many steps a fit takes is not known before"]})
         return []
     parts.settings = dataclasses.replace(parts.settings, patience=None, max_time=None, profile=False)
     config = dataclasses.replace(config, values={**config.values, "callbacks": {}})  # they may write where they like
@@ -277,11 +282,22 @@ def _of_trial(config: Config, parts: Parts, console: Console) -> list[Finding]:
         run = RunFolder.create(Path(place) / "run")
         try:
             silent = Silent(run.log, progress=False, stream=nobody)
-            told = forecast(parts, hearers(run, config, parts, silent, object(), ""), _BUDGET_S)
+            heard = hearers(run, config, parts, silent, object(), "")
+            start_s = time.perf_counter() - began
+            told = forecast(parts, heard, _BUDGET_S)
+            told.seconds += start_s
         finally:
             run.close()
-    console.say_table({"forecast": [*told.lines(), "callbacks and the start of the command are not counted"]})
-    return [Finding("disk", text) for text in disk_warnings(parts, _existing(config.values.get("run_dir")))]
+    console.say_table(
+        {"forecast": [*told.lines(), "callbacks and the start of the command (its imports) are not counted"]}
+    )
+    found = [Finding("disk", text) for text in disk_warnings(parts, _existing(config.values.get("run_dir")))]
+    return found + [Finding("memory", text, False) for text in told.warnings()]
+
+
+def _first_words(text: str) -> str:
+    """Return the first sentence of what went wrong."""
+    return re.split(r"\. |: ", text)[0][:120] if len(text) > 120 else text
 
 
 def _existing(run_dir: str | None) -> Path:

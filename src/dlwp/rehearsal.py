@@ -7,6 +7,7 @@ the key to change.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 import re
 import traceback
@@ -49,6 +50,8 @@ def rehearse(parts: Parts) -> Rehearsal:
     except ConfigError:  # a batch of the user's own making, that is not cut
         few = batch
     _check_last_batch(parts)
+    if parts.settings.compile:
+        _try_compiler(parts)
     model = copy.deepcopy(parts.model).train()
     step = parts.step or getattr(type(model), "training_step", None) or supervised_step
     watch = _Watch(model)
@@ -75,6 +78,25 @@ def rehearse(parts: Parts) -> Rehearsal:
         check.remove()
         watch.remove()
     return Rehearsal(counter.get_total_flops() / size_of(few))
+
+
+def _try_compiler(parts: Parts) -> None:
+    """Compile a sum; where that fails, as without a C++ compiler, the run goes on without, and says so."""
+    from torch._dynamo.utils import counters
+
+    try:
+        torch.compile(lambda values: values + 1, dynamic=False)(torch.zeros(2, device=parts.device))
+    except Exception as error:  # any error: whatever torch's compiler lacks here, training does without it
+        parts.warnings.append(f"torch.compile failed ({reason(error)}); going on without")
+        parts.settings = dataclasses.replace(parts.settings, compile=False)
+    torch._dynamo.reset()
+    counters.clear()  # the graphs of the run are counted anew
+
+
+def reason(error: BaseException) -> str:
+    """Return why torch.compile failed, in one sentence."""
+    text = " ".join(str(error).split()).partition(" Set TORCHDYNAMO_VERBOSE")[0]
+    return text[:160].rstrip(".") or type(error).__name__
 
 
 class _Untracked:

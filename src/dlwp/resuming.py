@@ -231,6 +231,10 @@ def explained(error: BaseException, run: RunFolder, values: Mapping[str, Any], t
     if isinstance(error, CallbackError) and (saved := run.pointed("last")) is not None:
         go_on = command(run.path, trusted)
         return CallbackError(f"{error.message}. Saved at step {int(saved.name[5:]):,}; go on: {go_on}", error.details)
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        from dlwp import rehearsal
+
+        return RunError(f"torch.compile failed ({rehearsal.reason(error)}). trainer.compile=false")
     if isinstance(error, OSError) and not isinstance(error, DlwpError):
         return MachineError(files.fault(error, Path(error.filename or ".")))
     return error

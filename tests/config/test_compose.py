@@ -190,3 +190,17 @@ def test_an_installed_package_finds_the_configs_in_it(tmp_path: Path, checkout: 
         [sys.executable, "-c", code], env={"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == str(site / "dlwp" / "configs")
+
+
+def test_a_secret_in_clear_is_warned_of_with_how_to_keep_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abc")
+    typed = ["+data.hf_token=hf_abc", "+data.headers={X-Api-Key: k}", "+data.tokens=4", "+model.password=''"]
+    assert compose(typed).warnings == [
+        "data.hf_token will stand in the run's config.yaml in clear. "
+        "From the environment instead: 'data.hf_token=${oc.env:HF_TOKEN}'",
+        "data.headers.X-Api-Key will stand in the run's config.yaml in clear. "
+        "From the environment instead: 'data.headers.X-Api-Key=${oc.env:X_API_KEY}'",
+    ]
+    assert compose(["+data.hf_token=${oc.env:HF_TOKEN}"]).warnings == []

@@ -161,8 +161,23 @@ def test_other_layouts_are_one_line(folder: str, make: str, root: str, line: str
 
 def test_a_class_without_pictures_is_named(folder: str) -> None:
     Path(folder, "train", "empty").mkdir()
-    with pytest.raises(DataError, match="'set/train/empty' has no pictures"):
+    with pytest.raises(DataError, match=r"'set/train/empty' has no pictures.*Remove it, or data.allow_empty=true"):
         imagefolder(folder, image_size=8)
+
+
+def test_a_class_without_pictures_stays_a_class_where_that_is_allowed(folder: str) -> None:
+    Path(folder, "train", "cat").mkdir()
+    found = imagefolder(folder, image_size=8, allow_empty=True)
+    assert found.facts.classes == ["ant", "bee", "cat"] and len(found.train) == 12  # type: ignore[arg-type]
+    assert "train has no picture of cat" in found.warnings
+
+
+def test_the_folder_of_runs_beside_the_classes_is_none_of_them() -> None:
+    for name in ("set/ant/0.png", "set/bee/0.png", "set/outputs/a-b/2026/plots/curves.png"):
+        draw(name)
+    assert imagefolder("set", image_size=8).facts.classes == ["ant", "bee"]
+    draw("set/outputs/0.png")
+    assert imagefolder("set", image_size=8).facts.classes == ["ant", "bee", "outputs"]
 
 
 @pytest.mark.parametrize(

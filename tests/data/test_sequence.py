@@ -134,7 +134,7 @@ def test_characters_that_train_lacks_are_told() -> None:
         (b"caf\xe9 " * 99, {}, DataError, r"no UTF-8 text: byte 0xe9 at 3. data.level=bytes takes any file"),
         (b"word " * 99, {"level": "byte"}, ConfigError, r"data.level cannot be 'byte'. Did you mean 'bytes'"),
         (b"word " * 99, {"length": 0}, ConfigError, r"data.length must be a number of tokens, at least 1, got 0"),
-        (b"word " * 99, {"test_fraction": 0.95}, ConfigError, r"add up to 1.05"),
+        (b"word " * 99, {"test_fraction": 0.95}, DataError, r"= 1.05: nothing is left to train"),
         (b"word " * 99, {"val_fraction": 1.5}, ConfigError, r"data.val_fraction must be a share"),
     ],
 )

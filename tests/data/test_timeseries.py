@@ -164,7 +164,7 @@ def test_the_last_window_is_that_of_training_and_the_future_of_what_must_be_know
         ({"horizon": 60}, DataError, r"val has 40 rows: no window of 24 rows with 60"),
         ({"season": 999}, ConfigError, r"data.season must be a number of rows, 1 to 160"),
         ({"missing": "mean"}, ConfigError, r"data.missing cannot be 'mean'"),
-        ({"val_fraction": 0.6, "test_fraction": 0.5}, ConfigError, r"add up to 1.1"),
+        ({"val_fraction": 0.6, "test_fraction": 0.5}, DataError, r"= 1.1: nothing is left to train"),
     ],
 )
 def test_what_cannot_be_is_one_line(keys: dict[str, Any], error: Any, words: str) -> None:

@@ -76,14 +76,12 @@ def _versions(told: dict[str, Any]) -> Iterator[str]:
 
 
 def _machine(told: dict[str, Any]) -> Iterator[str]:
-    from dlwp import devices
+    from dlwp import devices, memory
 
     yield told["platform"]
     usable, there = devices.usable_processors(), os.cpu_count()
     yield f"{told['processor']}, {usable} of {there} processors usable"
-    page = os.sysconf("SC_PAGE_SIZE")
-    whole = page * os.sysconf("SC_PHYS_PAGES")
-    yield f"memory: {devices.free_host_memory() / 2**30:.1f} of {whole / 2**30:.1f} GiB free"
+    yield f"memory: {memory.free() / 2**30:.1f} of {memory.whole() / 2**30:.1f} GiB free"
     shared = Path("/dev/shm")
     if shared.is_dir():
         yield f"shared memory, for workers: {shutil.disk_usage(shared).free / 2**30:.1f} GiB free in {shared}"

@@ -274,6 +274,7 @@ def finish(
         if isinstance(holder.get("data"), dict):
             holder["data"].setdefault("batch_size", settings.DataKeys().batch_size)
     _expand_home(values)
+    warnings += schema.secrets(stored)
     return Config(values, stored, own, list(words), list(words), resume, warnings)
 
 

@@ -30,6 +30,8 @@ PART_KEYS = {
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 _ABOVE_ZERO = ("optimizer.lr", "trainer.clip_norm")
+_SECRET = re.compile(r"(.+[_-])?(token|passw(or)?d|secret|api[_-]?key|access[_-]?key|credentials?)", re.IGNORECASE)
+"""Names of keys whose values are nobody's business."""
 _BELOW_ONE = ("trainer.ema_decay", "data.val_fraction")
 
 
@@ -205,6 +207,24 @@ def check_values(values: dict[str, Any], catalog: Catalog) -> tuple[list[str], l
     if isinstance(optimizer, dict) and optimizer.get("lr") == 0 and not isinstance(optimizer["lr"], bool):
         warnings.append("optimizer.lr=0, nothing will be learned")
     return faults, warnings
+
+
+def secrets(stored: Any, prefix: str = "") -> list[str]:
+    """Return a warning for each key whose value looks like a secret and is written into the run's folder as it is.
+
+    Args:
+        stored: what is written, in which `${oc.env:NAME}` stands as it was typed. prefix: of its keys.
+    """
+    items = stored.items() if isinstance(stored, dict) else enumerate(stored) if isinstance(stored, list) else ()
+    found = []
+    for name, value in items:
+        key = f"{prefix}{name}"
+        if isinstance(value, dict | list):
+            found += secrets(value, f"{key}.")
+        elif isinstance(value, str) and value and _SECRET.fullmatch(str(name)) and "${oc.env:" not in value:
+            way_out = f"'{key}=${{oc.env:{str(name).upper().replace('-', '_')}}}'"
+            found.append(f"{key} will stand in the run's config.yaml in clear. From the environment instead: {way_out}")
+    return found
 
 
 def _typed_keys(values: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str, str]]:

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dlwp import devices
+from dlwp import memory
 from dlwp.data import pictures
 from dlwp.data.datasets import ArrayDataset, Facts, Splits
 from dlwp.data.pictures import Form, Listing
-from dlwp.errors import ConfigError, DataError
+from dlwp.errors import ConfigError, DataError, MachineError
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 _SHARE = 0.5  # of the free memory that decoded pictures may take
@@ -34,6 +34,7 @@ def imagefolder(
     fit: str = "crop",
     loader: str = "auto",
     on_error: str = "error",
+    allow_empty: bool = False,
 ) -> Splits:
     """Return the pictures of `root`/train/CLASS/*.jpg, val/ and test/ alike, or of `root`/CLASS/*.jpg as train.
 
@@ -48,6 +49,7 @@ def imagefolder(
         fit: "crop", or "stretch", which scales both sides as needed.
         loader: "memory", "workers", or "auto": memory where they fit.
         on_error: "error", or "skip", which leaves pictures out that cannot be read.
+        allow_empty: whether a class folder may hold no picture; it is a class still.
 
     Raises:
         DataError: there is no such folder, it has another layout, a class is empty or foreign to train, or pictures
@@ -57,7 +59,7 @@ def imagefolder(
     form = form_of(image_size, resize, interpolation, fit)
     folders = _folders(folder)
     classes = _classes(folder, folders)
-    listings = {name: pictures.list_pictures(one, classes) for name, one in folders.items()}
+    listings = {name: pictures.list_pictures(one, classes, allow_empty) for name, one in folders.items()}
     notes = [f"pictures of {folder}, made {image_size}x{image_size} ({words_of(form)})"]
     paths = {name: listing.paths for name, listing in listings.items()}
     warnings = [*_few(listings, classes), *pictures.in_two_splits(paths)]
@@ -79,13 +81,13 @@ def decoded(
         listings: of the splits. form: what pictures are made. loader, on_error: as `imagefolder` takes them.
 
     Raises:
-        DataError: they do not fit in memory, or cannot be read.
+        MachineError: they do not fit in memory. DataError: they cannot be read.
     """
     count = sum(len(listing.paths) for listing in listings.values())
-    needed, free = count * form.height * form.width * 3, devices.free_host_memory()
+    needed, free = count * form.height * form.width * 3, memory.free()
     if loader == "memory" and needed > free:
         sizes = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
-        raise DataError(f"{count:,} pictures take {sizes}. data.loader=workers")
+        raise MachineError(f"{count:,} pictures take {sizes}. data.loader=workers")
     if loader != "memory" and (loader != "auto" or needed > _SHARE * free):
         return {name: PictureFiles(one, form) for name, one in listings.items()}, []
     found, left_out = _decoded(listings, form, on_error == "skip")
@@ -139,9 +141,7 @@ def _folders(folder: Path) -> dict[str, Path]:
 def _classes(folder: Path, folders: dict[str, Path]) -> list[str]:
     classes = pictures.class_names(folders["train"])
     if len(classes) == 1:
-        inner = folders["train"] / classes[0]
-        deeper = any(entry.is_dir() for entry in inner.iterdir())
-        hint = f" Did you mean data.root={inner}?" if deeper else f" Expected {folders['train']}/CLASS/*.jpg"
+        hint = pictures.one_deeper(folders["train"]) or f" Expected {folders['train']}/CLASS/*.jpg"
         raise DataError(f"only one class, '{classes[0]}', in '{folders['train']}'.{hint}")
     return classes
 

@@ -13,7 +13,7 @@ import os
 import stat
 import struct
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,6 +33,8 @@ from dlwp.settings import PICTURE_SUFFIXES
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded, as its header says: a quarter of a GiB in RGB."""
 
+_RUNS = "outputs"
+"""Where runs lie that are begun beside the pictures: without pictures in it, it is no class."""
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # others call programs (EPS), or unpack without bounds
 _CHUNK = 256
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -103,7 +105,8 @@ def class_names(folder: Path) -> list[str]:
         DataError: there are none, or the folder cannot be read.
     """
     try:
-        found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        folders = [entry for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")]
+        found = sorted(entry.name for entry in folders if entry.name != _RUNS or _has_pictures(Path(entry.path)))
     except PermissionError:
         raise unreadable(folder) from None
     if not found:
@@ -111,11 +114,15 @@ def class_names(folder: Path) -> list[str]:
     return found
 
 
-def list_pictures(folder: Path, classes: Sequence[str]) -> Listing:
+def list_pictures(folder: Path, classes: Sequence[str], allow_empty: bool | None = None) -> Listing:
     """List the pictures of each class, sorted by name.
 
+    Args:
+        allow_empty: `data.allow_empty`, whether a class may have no picture; None where the data has no such key.
+
     Raises:
-        DataError: a class that is not in `classes`, one without pictures, or no permission.
+        DataError: a class that is not in `classes`, one without pictures (unless `allow_empty`; all without, always),
+            or no permission.
     """
     paths: list[str] = []
     targets: list[int] = []
@@ -124,12 +131,15 @@ def list_pictures(folder: Path, classes: Sequence[str]) -> Listing:
         if name not in classes:
             raise DataError(f"{folder.name} has class '{name}', train does not (train: {', '.join(classes)})")
         entries = _entries(folder / name)
-        if not entries:
+        if not entries and not allow_empty:
             kinds = ", ".join(PICTURE_SUFFIXES)
-            raise DataError(f"class folder '{folder / name}' has no pictures ({kinds}). Remove it")
+            way_out = one_deeper(folder) or f" Remove it{'' if allow_empty is None else ', or data.allow_empty=true'}"
+            raise DataError(f"class folder '{folder / name}' has no pictures ({kinds}){_held(folder / name)}.{way_out}")
         paths += [path for path, _, _ in entries]
         targets += [classes.index(name)] * len(entries)
         digest.update(repr(entries).encode())
+    if not paths:
+        raise DataError(f"'{folder}' has no picture in any of its class folders.{one_deeper(folder)}")
     return Listing(folder, paths, targets, digest.digest())
 
 
@@ -146,6 +156,25 @@ def existing_folder(root: str) -> Path:
         hint = f" Near it: '{folder.parent / near[0]}'" if near else ""
         raise DataError(f"no data folder '{folder}' (data.root).{hint}")
     return folder
+
+
+def one_deeper(folder: Path) -> str:
+    """Return a hint at the first folder in `folder` that holds folders with pictures, "" where there is none."""
+    for inner in sorted(path for path in folder.iterdir() if path.name != _RUNS):
+        with contextlib.suppress(OSError):
+            if any(path.is_dir() and _has_pictures(path) for path in (*inner.glob("*"), *inner.glob("train/*"))):
+                return f" Did you mean data.root={inner}?"
+    return ""
+
+
+def _has_pictures(folder: Path) -> bool:
+    return any(path.name.lower().endswith(PICTURE_SUFFIXES) for path in folder.iterdir())
+
+
+def _held(folder: Path) -> str:
+    """Return what a folder without pictures holds: "; it holds 3 .txt"."""
+    kinds = Counter(path.suffix or "without an ending" for path in folder.iterdir() if path.is_file())
+    return f"; it holds {', '.join(f'{count} {kind}' for kind, count in kinds.most_common(3))}" if kinds else ""
 
 
 def _entries(folder: Path) -> list[tuple[str, int, int]]:

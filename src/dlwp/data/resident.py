@@ -5,7 +5,6 @@ Knows nothing of what a transform does, and nothing of models.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dlwp import distributed, randomness
+from dlwp import distributed, memory, randomness
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.facts import name_of
 from dlwp.devices import sent
@@ -255,4 +254,4 @@ def fits(dataset: Dataset[Any], device: torch.device) -> tuple[bool, str]:
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2  # the host's; MPS shares it
+    return memory.whole() // 2  # the host's; MPS shares it

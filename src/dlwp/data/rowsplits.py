@@ -30,7 +30,7 @@ def fractions(val: Any, test: Any, others: Collection[str]) -> dict[str, float]:
     """Return the shares of val and test that are cut off; 0 where they have a file of their own.
 
     Raises:
-        ConfigError: a share is out of range, or nothing would be left to train on.
+        ConfigError: a share is out of range. DataError: nothing would be left to train on.
     """
     val = (0.0 if "val" in others else _USUAL) if val == "auto" else val
     found = dict[str, float]()
@@ -43,7 +43,7 @@ def fractions(val: Any, test: Any, others: Collection[str]) -> dict[str, float]:
             )
         found[name] = float(value)
     if sum(found.values()) >= 1:
-        raise ConfigError(f"data.val_fraction + data.test_fraction = {sum(found.values()):g}: nothing is left to train")
+        raise DataError(f"data.val_fraction + data.test_fraction = {sum(found.values()):g}: nothing is left to train")
     return found
 
 

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dlwp import devices
+from dlwp import memory
 from dlwp.data import pictures
 from dlwp.data.datasets import Facts, Splits
 from dlwp.data.geometry import IGNORED
 from dlwp.data.imagefolder import HeldPictures
 from dlwp.data.pictures import Form
-from dlwp.errors import ConfigError, DataError, did_you_mean
+from dlwp.errors import ConfigError, DataError, MachineError, did_you_mean
 from dlwp.settings import PICTURE_SUFFIXES
 
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
@@ -132,10 +132,10 @@ def segmentation(
 
 
 def _in_memory(count: int, form: Form, loader: str) -> bool:
-    needed, free = count * form.height * form.width * 9, devices.free_host_memory()  # 3 of pictures, masks while read
+    needed, free = count * form.height * form.width * 9, memory.free()  # 3 of pictures, masks while read
     if loader == "memory" and needed > free:
         sizes = f"{needed / 2**30:.1f} GiB, {free / 2**30:.1f} are free"
-        raise DataError(f"{count:,} pictures take {sizes}. data.loader=workers")
+        raise MachineError(f"{count:,} pictures take {sizes}. data.loader=workers")
     return loader == "memory" or (loader == "auto" and needed <= _SHARE * free)
 
 

@@ -82,7 +82,7 @@ def _fractions(level: str, length: int, val: float, test: float) -> dict[str, fl
         if not isinstance(share, int | float) or not 0 <= share < 1:
             raise ConfigError(f"data.{name}_fraction must be a share from 0 to below 1, got {share!r}")
     if sum(found.values()) >= 1:
-        raise ConfigError(f"data.val_fraction and data.test_fraction add up to {sum(found.values()):g}: train is empty")
+        raise DataError(f"data.val_fraction + data.test_fraction = {sum(found.values()):g}: nothing is left to train")
     return found
 
 

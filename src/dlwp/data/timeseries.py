@@ -159,9 +159,7 @@ def _bounds(count: int, val: float, test: float) -> dict[str, tuple[int, int]]:
             raise ConfigError(f"data.{name}_fraction must be a share from 0 to below 1, got {share!r}")
     sizes = {name: round(count * share) for name, share in shares.items() if share > 0}
     if sum(sizes.values()) >= count:
-        raise ConfigError(
-            f"data.val_fraction and data.test_fraction add up to {sum(shares.values()):g}: train is empty"
-        )
+        raise DataError(f"data.val_fraction + data.test_fraction = {sum(shares.values()):g}: nothing is left to train")
     begin, found = count - sum(sizes.values()), {}
     found["train"] = (0, begin)
     for name, size in sizes.items():

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlwp import checkpoint, devices, distributed
+from dlwp import checkpoint, distributed, memory
 from dlwp.checkpoint import Snapshot
 from dlwp.errors import CallbackError, DataError, RunError
 from dlwp.runs import files
@@ -144,7 +144,7 @@ class Saving:
         needed = checkpoint.size(state)
         if event.trainer.device.type == "cpu" and needed > _LARGEST_COPY:
             beside = False
-        beside = beside and 2 * needed < devices.free_host_memory()
+        beside = beside and 2 * needed < memory.free()
         is_best, self._best_due = self._best_due, False
         jobs = [_Job(event.step, is_best)]
         try:
@@ -202,7 +202,7 @@ class Saving:
         self._saved_step = None
         best = next((job for job in writing.jobs if job.is_best), None)
         if best is not None and best.taken is not None:
-            room = 2 * checkpoint.size(event.trainer.state) < devices.free_host_memory()
+            room = 2 * checkpoint.size(event.trainer.state) < memory.free()
             self._kept = best.taken if writing.copied else best.taken.copy() if room else None
         text = f"checkpoint of step {writing.jobs[0].step:,} not saved: {self._fault(writing.error, event)}"
         if self._failed >= (attempts or self._max_failed_saves):
