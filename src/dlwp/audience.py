@@ -40,6 +40,7 @@ def hearers(
         observers.append(Patience(settings.patience))
     if settings.max_time is not None:
         observers.append(MaxTime(Duration.parse(settings.max_time).value))
+    observers += config.hearing
     if logger["tensorboard"]:
         hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
