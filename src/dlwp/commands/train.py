@@ -51,7 +51,7 @@ def _train(argv: list[str]) -> int:
         return _complete(flags)
     if flags.handed_over:
         return _hand_over(flags)
-    from dlwp.config.compose import composed
+    from dlwp.config.compose import composed, refuse_alone
     from dlwp.sweeping import sweep
 
     folder = sweep.named(flags.words) if flags.multirun else None
@@ -67,7 +67,7 @@ def _train(argv: list[str]) -> int:
             return _hydra(replace(flags, words=words), ["--multirun"], before, check)
 
         return sweep.run(flags.words, (flags.config_dir, flags.config_name), (config, own), folder, call)
-    sweep.refuse_alone(config.values)
+    refuse_alone(config.values)
     if config.values["verify_resume"]:
         from dlwp.verify import verify_resume
 

@@ -20,6 +20,8 @@ def main() -> int:
     from dlwp.config.catalog import Catalog
     from dlwp.sweeping import jobs
 
+    for name in (signal.SIGINT, signal.SIGTERM):  # until the run listens itself: nothing is there to be saved
+        signal.signal(name, lambda received, frame: os._exit(128 + received))
     context, number, words = pickle.load(sys.stdin.buffer)  # from the process that started this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -34,11 +36,16 @@ def main() -> int:
 
 def _do(context: tuple[Any, Any, Any], number: int, words: list[str]) -> None:
     """Do what Hydra's own launcher does of a job."""
+    from hydra import version
     from hydra.core.utils import run_job, setup_globals
     from omegaconf import open_dict
 
+    from dlwp.config import compose
+
     hydra_context, task, config = context
     setup_globals()
+    if compose.VERSION_BASE:
+        version.setbase(compose.VERSION_BASE["version_base"])
     composed = hydra_context.config_loader.load_sweep_config(config, words)
     with open_dict(composed):
         composed.hydra.job.id = composed.hydra.job.num = number

@@ -116,16 +116,17 @@ def _tell_end(folder: Path, one: _Running) -> None:
     one.process.stdin.close()
     last = jobs.ends(folder).get(one.job.number)
     name = jobs.shortened(one.job.name)
-    if status not in (0, 130, 143) or last is None or last["exit_code"] not in (status, 0):
+    is_stopped = status in (130, 143)
+    if not is_stopped and (status or last is None):
         message = last["error"] if last and last["exit_code"] == status else _died(folder, one)
         if last is None or last["exit_code"] != status:
-            jobs.record(folder, one.job, exit_code=5 if status else 0, error=message)
+            jobs.record(folder, one.job, exit_code=5, error=message)
         print(f"job {one.job.number:<4} failed {name}: {message}", flush=True)
         return
     summary = RunFolder(one.job.place).read_summary()
     found = [value for value in (summary.get("best") or {}).items() if value[0] != "step"]
     best = "".join(f" · {key} {table.quantity(key, value)}" for key, value in found if value is not None)
-    word = str(summary.get("exit", "stopped")).partition(":")[0]
+    word = "stopped" if is_stopped else str(summary.get("exit", "done"))
     print(
         f"job {one.job.number:<4} {word:<6} {name}{best} · {table.duration(time.monotonic() - one.began)}", flush=True
     )

@@ -5,10 +5,11 @@ Knows nothing of how trials are chosen. Uses matplotlib's objects alone, so that
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from dlwp.sweeping.jobs import Job
 from dlwp.sweeping.space import Dimension
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _FEWEST = 5
@@ -125,14 +127,46 @@ def importance(folder: Path) -> dict[str, float]:
 def _draw(folder: Path, found: Sequence[Trial], best: Trial, monitor: str, weights: dict[str, float]) -> list[Path]:
     from dlwp.observers.plots import png
 
-    files.make_folders(folder / "plots")
-    sign = 1 if jobs.read_plan(folder)["search"]["mode"] == "max" else -1
-    paths = [folder / "plots" / "history.png"]
-    files.write_atomic(paths[0], png(draw_history(found, best, monitor, sign)))
+    plan = jobs.read_plan(folder)["search"]
+    space = [Dimension(**values) for values in plan["space"]]
+    params = {trial.number: trial.params for trial in search.study_of(folder)[0].get_trials(deepcopy=False)}
+    figures = {"history": draw_history(found, best, monitor, 1 if plan["mode"] == "max" else -1)}
+    if any(params.get(trial.number) for trial in found):
+        figures["keys"] = draw_keys(found, params, space, monitor, 1 if plan["mode"] == "max" else -1)
     if weights:
-        paths.append(folder / "plots" / "importance.png")
-        files.write_atomic(paths[1], png(draw_importance(weights, monitor)))
+        figures["importance"] = draw_importance(weights, monitor)
+    files.make_folders(folder / "plots")
+    paths = [folder / "plots" / f"{name}.png" for name in figures]
+    for path, figure in zip(paths, figures.values()):
+        files.write_atomic(path, png(figure))
     return paths
+
+
+def _scale(axes: Axes, values: Sequence[float], monitor: str, sign: int) -> Callable[[float], float]:
+    """Let an axis show the better part of the values, and return where a value is drawn: worse ones at its edge."""
+    from matplotlib.ticker import FuncFormatter
+
+    ordered = sorted(sign * value for value in values)
+    top, floor = ordered[-1], ordered[len(ordered) // 4]
+    room = 0.08 * (top - floor) or 0.05 * abs(top) or 1.0
+    low, high = floor - room, top + room
+    axes.set_ylim(*sorted((sign * low, sign * high)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: table.quantity(monitor, value)))
+    axes.spines[["top", "right"]].set_visible(False)
+    return lambda value: sign * max(sign * value, low + room / 4)
+
+
+def _points(axes: Axes, found: Sequence[Trial], across: Sequence[float], place: Callable[[float], float]) -> None:
+    """Draw trials, each as what it is: whole, pruned, or worse than the axis shows."""
+    kinds = {"trial": (_INK, "o"), "pruned (its best till then)": (_PRUNED, "x"), "worse than shown": (_PRUNED, "v")}
+    points: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
+    for one, x in zip(found, across):
+        whole = "pruned (its best till then)" if one.pruned else "trial"
+        points[whole if place(one.value) == one.value else "worse than shown"].append((x, place(one.value)))
+    for kind, (colour, marker) in kinds.items():
+        if points[kind]:
+            xs, ys = zip(*points[kind])
+            axes.scatter(xs, ys, color=colour, marker=marker, s=24, label=kind, zorder=3)
 
 
 def draw_history(found: Sequence[Trial], best: Trial, monitor: str, sign: int) -> Figure:
@@ -146,26 +180,57 @@ def draw_history(found: Sequence[Trial], best: Trial, monitor: str, sign: int) -
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    whole, pruned = [one for one in found if not one.pruned], [one for one in found if one.pruned]
+    place = _scale(axes, [one.value for one in found], monitor, sign)
+    numbers = [one.number for one in found]
     if found[0].number == 0:
         label = f"default {table.quantity(monitor, found[0].value)}"
-        axes.axhline(found[0].value, color=_DEFAULT, linewidth=1, linestyle="--", label=label)
-    so_far, top = [], -math.inf
-    for one in found:
-        top = max(top, sign * one.value)
-        so_far.append(sign * top)
-    axes.step([one.number for one in found], so_far, where="post", color=_BEST, linewidth=1.2, label="best so far")
-    axes.scatter([one.number for one in whole], [one.value for one in whole], color=_INK, s=22, label="trial", zorder=3)
-    if pruned:
-        numbers, values = [one.number for one in pruned], [one.value for one in pruned]
-        axes.scatter(numbers, values, color=_PRUNED, marker="x", s=24, label="pruned, its best till then", zorder=2)
+        axes.axhline(place(found[0].value), color=_DEFAULT, linewidth=1, linestyle="--", label=label)
+    so_far = itertools.accumulate((sign * one.value for one in found), max)
+    axes.step(
+        numbers, [place(sign * one) for one in so_far], where="post", color=_BEST, linewidth=1.2, label="best so far"
+    )
+    _points(axes, found, numbers, place)
     label = f"trial {best.number}: {table.quantity(monitor, best.value)}"
     axes.scatter([best.number], [best.value], s=80, facecolors="none", edgecolors=_BEST, label=label, zorder=4)
     axes.set_xlabel("trial")
     axes.set_ylabel(monitor)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside upper center", ncols=4)
+    return figure
+
+
+def draw_keys(
+    found: Sequence[Trial], params: Mapping[int, Mapping[str, Any]], space: Sequence[Dimension], monitor: str, sign: int
+) -> Figure:
+    """Draw the value of each trial over each key's value, a panel a key.
+
+    Args:
+        found: trials. params: number -> key -> value. space: the keys. monitor: what is measured.
+        sign: 1 where more is better, else -1.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(space))
+    rows = math.ceil(len(space) / columns)
+    figure = Figure(figsize=(0.6 + 3.2 * columns, 2.8 * rows + 0.3), dpi=120, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, one in zip(panels, space):
+        known = [trial for trial in found if one.key in params.get(trial.number, {})]
+        place = _scale(axes, [trial.value for trial in found], monitor, sign)
+        across = [params[trial.number][one.key] for trial in known]
+        if one.kind == "choice":
+            axes.set_xticks(range(len(one.choices)), one.choices)
+            axes.set_xlim(-0.5, len(one.choices) - 0.5)
+            across = [one.choices.index(value) for value in across]
+        elif one.log:
+            axes.set_xscale("log")
+        _points(axes, known, across, place)
+        axes.set_xlabel(one.key)
+    for axes in panels[len(space) :]:
+        axes.set_visible(False)
+    panels[0].set_ylabel(monitor)
+    labels = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels())}
+    figure.legend(list(labels.values()), list(labels), frameon=False, fontsize=8, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -182,7 +247,8 @@ def draw_importance(weights: Mapping[str, float], monitor: str) -> Figure:
     bars = axes.barh(list(weights), list(weights.values()), color=_INK, height=0.6)
     axes.bar_label(bars, [f"{share:.0%}" for share in weights.values()], padding=4, fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, min(1.1, 1.15 * max(weights.values())))
+    axes.set_xlim(0, 1.12 * max(weights.values()))
+    axes.set_xticks([])
     axes.set_xlabel(f"share in the differences of {monitor} (fANOVA)")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
     return figure

@@ -7,7 +7,6 @@ processes may share it. (SQLite would hold as well, but costs each job 1.4 s mor
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import itertools
 import math
@@ -74,7 +73,6 @@ class _JournalLock:
             self._lock.release()
 
 
-@functools.lru_cache(maxsize=1)
 def study_of(folder: Path) -> tuple[optuna.Study, Any]:
     """Return the study of a search, made where there is none, and its storage."""
     import optuna
@@ -204,6 +202,12 @@ class Search:
         finally:
             lock.release()
 
+    def close(self) -> None:
+        """Leave the trials that have not ended to whoever goes on with the search."""
+        for lock in self._held.values():
+            lock.release()
+        self._held.clear()
+
     def _note_default(self, job: jobs.Job) -> bool:
         """Set the default's values, as its run decided them, in its trial; return False where the space has them not.
 
@@ -223,8 +227,10 @@ class Search:
     def _is_over(self, begun: Sequence[Any]) -> bool:
         ends = jobs.ends(self._folder)
         codes = [ends[number]["exit_code"] for number in range(len(begun)) if number in ends]
-        hopeless = len(codes) >= _HOPELESS and all(code not in (0, 130, 143) for code in codes)
-        return hopeless or len(begun) >= self._settings["n_trials"] or time.monotonic() >= self._until
+        if len(codes) >= _HOPELESS and all(code not in (0, 130, 143) for code in codes):
+            print(f"search   given up: the first {len(codes)} trials failed", flush=True)
+            return True
+        return len(begun) >= self._settings["n_trials"] or time.monotonic() >= self._until
 
     def _take(self, number: int) -> bool:
         if number in self._held:
@@ -238,17 +244,24 @@ class Search:
         """Return a trial's words; of the default those that do not vary."""
         words: list[str] = list(self._plan["fixed"])
         if trial.number:
-            words += [compose.for_hydra(f"{one.key}={one.text(trial.params[one.key])}") for one in self._space]
+            words += [compose.for_hydra(one.word(trial.params[one.key])) for one in self._space]
         return words
 
 
 def run(folder: Path, launcher: Any) -> None:
     """Run the trials that are left, as many at once as the launcher does."""
     search = Search(folder)
-    if hasattr(launcher, "stream"):
-        launcher.stream(search.next, search.end)
-        return
-    count = jobs.read_plan(folder)["jobs"] or 1
+    try:
+        if hasattr(launcher, "stream"):
+            launcher.stream(search.next, search.end)
+        else:
+            _run_batches(search, launcher, jobs.read_plan(folder)["jobs"] or 1)
+    finally:
+        search.close()
+
+
+def _run_batches(search: Search, launcher: Any, count: int) -> None:
+    """Run trials by a launcher that numbers its jobs from a first one and waits for all of them."""
     given = search.next()
     while given is not None:
         batch, follower = [given], None

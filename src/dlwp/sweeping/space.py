@@ -6,7 +6,7 @@ Knows nothing of trials. Optuna is imported inside the function that needs it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dlwp.config import check
@@ -18,7 +18,7 @@ class Dimension:
     """What one key may be.
 
     Attributes:
-        key: as it is typed. kind: "choice", "int" or "float".
+        key: its name. kind: "choice", "int" or "float". sign: what it is typed with, "", "+" or "++".
         choices: of a choice, each as it would be typed.
         low, high: of numbers, both included. step: between numbers, None: any. log: drawn evenly in the logarithm.
     """
@@ -30,6 +30,11 @@ class Dimension:
     high: float = 0
     step: float | None = None
     log: bool = False
+    sign: str = ""
+
+    def word(self, value: Any) -> str:
+        """Return the word that sets a value."""
+        return f"{self.sign}{self.key}={self.text(value)}"
 
     def text(self, value: Any) -> str:
         """Return a value as one would type it."""
@@ -48,8 +53,8 @@ class Dimension:
         return value if self.kind == "float" or value == int(value) else None
 
     def ends(self) -> list[str]:
-        """Return the values to check before the first trial: all choices, or the ends."""
-        return list(self.choices) or [self.text(value) for value in (self.low, self.high)]
+        """Return the words to check before the first trial: of all choices, or of the ends."""
+        return [self.word(value) for value in self.choices or (self.low, self.high)]
 
     def listed(self) -> list[Any]:
         """Return all values.
@@ -89,6 +94,10 @@ def read(word: check.Word) -> Dimension:
     Raises:
         ConfigError: it cannot be searched.
     """
+    return replace(_read(word), sign=word.sign)
+
+
+def _read(word: check.Word) -> Dimension:
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     override = OverridesParser.create().parse_override(word.text)
@@ -123,6 +132,8 @@ def _numbers(key: str, low: float, high: float, step: float | None, log: bool, *
         raise ConfigError(f"{key}: tag(log,...) and a step of {step:g} exclude each other. Leave one out")
     if log and not whole:
         step = None
+    if whole:
+        low, high = int(low), int(high)
     return Dimension(key, "int" if whole else "float", (), low, high, step, log)
 
 

@@ -31,22 +31,10 @@ FREE = ("jobs", "hydra.sweeper.n_trials", "hydra.sweeper.timeout")
 
 _SWEEPS = Path("outputs") / "sweeps"
 _OURS = ("jobs", "sweep_resume")
-_LOCK = ".locks"
+_LOCK = ".lock"
 
 Call = Callable[[list[str], list[str], Callable[[], None]], int]
 """Takes the words that do not vary here, words before them, and what explains a fault in them; returns a status."""
-
-
-def refuse_alone(values: Mapping[str, Any]) -> None:
-    """Refuse the keys of a sweep where there is none.
-
-    Raises:
-        ConfigError: one is set.
-    """
-    if values["jobs"] is not None:
-        raise ConfigError(f"jobs={values['jobs']} is for a sweep: add -m and several values, e.g. -m seed=1,2,3")
-    if values["sweep_resume"] is not None:
-        raise ConfigError(f"sweep_resume= goes on with a sweep: dlwp-train -m sweep_resume={values['sweep_resume']}")
 
 
 def named(words: list[str]) -> Path | None:
@@ -89,6 +77,8 @@ def taken_up(
         raise ConfigError(f"the sweep in '{folder}' has its own config folder and name. Leave out --config-dir and -cn")
     changed = {check.split(word)[1] for word in free}
     kept = [word for word in typed if check.split(word)[1] not in changed]
+    if plan.get("jobs") is not None and "jobs" not in changed:
+        free.append(f"jobs={plan['jobs']}")  # another number of threads would change the last digits
     return [*kept, *free], own_dir, own_name
 
 
@@ -116,9 +106,9 @@ def run(
     plan, total = (_plan_search if is_search else _plan)(place, config, own)
     before = _launching(place, config, is_search)
     folder = resumed or _make_folder(words)
-    lock = None if is_search else locks.Lock.take(folder / _LOCK / "sweep")
+    lock = None if is_search else locks.Lock.take(folder / _LOCK)
     if lock is None and not is_search:
-        raise ConfigError(f"the sweep in '{folder}' is running on {locks.holder(folder / _LOCK / 'sweep')}")
+        raise ConfigError(f"the sweep in '{folder}' is running on {locks.holder(folder / _LOCK)}")
     plan |= {"typed": words, "jobs": config.values["jobs"]}
     plan |= {"config_dir": str(names[0].resolve()) if names[0] else None, "config_name": names[1]}
     files.write_atomic(folder / jobs.PLAN, json.dumps(plan) + "\n")
@@ -160,7 +150,7 @@ def _plan_search(place: Place, config: Config, own: Mapping[str, Any]) -> tuple[
     if not several:
         raise ConfigError("hydra/sweeper=optuna but nothing varies; e.g. 'optimizer.lr=tag(log,interval(1e-4,1))'")
     dimensions = [space.read(word) for word in several]
-    compose.check_sweep(place, {one.key: one.ends() for one in dimensions})
+    compose.check_sweep(place, [one.ends() for one in dimensions])
     monitor, mode = _goal(config)
     total = found.n_trials
     if found.sampler == "grid":  # and the default
@@ -207,6 +197,10 @@ def _deals_cards(config: Config) -> bool:
 def _facts(folder: Path, total: int | None, config: Config, is_search: bool, resumed: Path | None) -> str:
     """Return what the first line says behind the folder."""
     facts = [f"{total} {'trials' if is_search else 'jobs'}"] if total else []
+    if is_search:
+        chosen = jobs.read_plan(folder)["search"]["settings"]
+        facts[0] += f" by {chosen['sampler']}"
+        facts += [f"pruned by {chosen['pruner']}"] if chosen["pruner"] != "none" else []
     if resumed is not None:
         begun = {line["number"]: Path(line["folder"]) for line in jobs.records(folder)}
         done = sum(jobs.Job(number, "", [], path).is_finished for number, path in begun.items())
