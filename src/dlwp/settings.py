@@ -113,7 +113,7 @@ class SearchSettings:
     seed: int = 0
     pruner: str = "median"
     warmup: int = 3
-    params: Any = None
+    params: Any = field(default_factory=dict)
 
 
 @dataclass

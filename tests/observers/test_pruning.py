@@ -49,7 +49,10 @@ def test_a_value_that_is_not_finite_is_told_as_the_worst(make_trainer: Any, batc
 
 def test_a_run_that_is_judged_otherwise_than_its_search_is_refused(make_trainer: Any, batches: Any) -> None:
     trainer = make_trainer([Pruning(lambda number, value: False, "val/loss", "min")])
-    with pytest.raises(ConfigError, match=r"judged by val/accuracy, its search by val/loss\. One for all: trainer"):
+    with pytest.raises(
+        ConfigError,
+        match=r"judged by val/accuracy, its search by val/loss\. Say it for all: trainer\.monitor=val/accuracy",
+    ):
         trainer.fit(*batches)
     trainer = make_trainer([Pruning(lambda number, value: False, "val/accuracy", "min")])
     with pytest.raises(ConfigError, match=r"as its max, its search as its min\. Say it: trainer\.monitor_mode=max"):

@@ -38,7 +38,7 @@ def test_trial_0_is_the_default_and_the_best_is_told_beside_it_with_its_command(
     assert list(found) == [0, 1, 2, 3, 4, 5]
     first = jobs.records(Path("search"))[0]
     assert first["name"] == "default"
-    assert not [word for word in first["words"] if "lr" in word or "batch" in word]
+    assert not [word for word in first["words"] if "lr" in word or "batch_size" in word]
     best = max(found.values(), key=lambda trial: (trial.value, -trial.number))
     assert f"best     trial {best.number} of 6 trials" in out
     again = next(line for line in out.splitlines() if line.startswith("again    dlwp-train "))
@@ -85,9 +85,9 @@ def test_a_trial_that_does_worse_is_pruned_and_counts_as_done(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*PLAIN, "trainer.epochs=4", "hydra/sweeper=optuna", "hydra.sweeper.sampler=grid", "run_dir=search"]
-    words += ["optimizer.lr=0.5,0.4,0.3,0.2,0.1,1e-9", "hydra.sweeper.warmup=1"]
+    words += ["optimizer.lr=0.5,0.4,0.3,0.2,0.1,1e-09", "hydra.sweeper.warmup=1"]
     assert command(*words) == 0
-    assert [trial.params.get("optimizer.lr") for trial in trials()][1:] == ["0.5", "0.4", "0.3", "0.2", "0.1", "1e-9"]
+    assert [trial.params.get("optimizer.lr") for trial in trials()][1:] == ["0.5", "0.4", "0.3", "0.2", "0.1", "1e-09"]
     assert states()[-1] == "PRUNED"
     assert exits(Path("search"))["6"] == "pruned"
     (metrics,) = Path("search").glob("6_*/metrics.jsonl")
@@ -150,6 +150,7 @@ def test_a_line_that_a_killed_process_left_torn_is_cut_off(command: Callable[...
         (["optimizer.lrr=interval(0,1)"], "unknown key 'optimizer.lrr'. Did you mean 'optimizer.lr'"),
         (["model=mlp,resnett"], "no model 'resnett'. Did you mean 'resnet'"),
         (["trainer.epochs=range(0,3)"], "trainer.epochs must be ≥ 1, got 0"),
+        (["metrics=auto"], "One of: trainer.monitor=val/accuracy, trainer.monitor=val/rmse"),
     ],
 )
 def test_a_mistake_in_a_search_is_told_before_its_first_trial(

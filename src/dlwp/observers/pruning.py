@@ -43,7 +43,7 @@ class Pruning:
         trainer = event.trainer
         if trainer.monitor != self._monitor:
             text = f"the run is judged by {trainer.monitor}, its search by {self._monitor}"
-            raise ConfigError(f"{text}. One for all: trainer.monitor={self._monitor}")
+            raise ConfigError(f"{text}. Say it for all: trainer.monitor={trainer.monitor}")
         if trainer.monitor_mode != self._mode:
             text = f"the run wants {self._monitor} as its {trainer.monitor_mode}, its search as its {self._mode}"
             raise ConfigError(f"{text}. Say it: trainer.monitor_mode={trainer.monitor_mode}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 PLAN = "sweep.json"
 _RECORDS = "jobs.jsonl"
+_DYING_S = 60
+"""Seconds that a job whose sweep was killed may take to save."""
 
 
 @dataclass(frozen=True)
@@ -127,8 +130,7 @@ def _do(job: Job, config: DictConfig, folder: Path) -> int:
 
     own, run = HydraConfig.get(), RunFolder(job.place)
     user = next((source.path for source in own.runtime.config_sources if source.provider == "dlwp-user"), None)
-    if (holder := run.holder()) is not None:
-        raise ConfigError(f"{job.place} is running on {holder}")
+    _wait_for(run)
     hearing = []
     if "search" in read_plan(folder):
         from dlwp.sweeping import search
@@ -142,6 +144,19 @@ def _do(job: Job, config: DictConfig, folder: Path) -> int:
     found = compose.of_job(config, dict(own.runtime.choices), job.words, Path(user) if user else None)
     found.hearing = hearing
     return api.train_config(found, run_dir=job.place).exit_code
+
+
+def _wait_for(run: RunFolder) -> None:
+    """Wait until nobody runs a run: the job of a sweep that was killed saves, and is gone soon.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    until = time.monotonic() + _DYING_S
+    while (holder := run.holder()) is not None:
+        if time.monotonic() > until:
+            raise ConfigError(f"{run.path} is running on {holder}")
+        time.sleep(0.1)
 
 
 def slug(words: list[str]) -> str:

@@ -24,6 +24,8 @@ from dlwp.sweeping import jobs
 from dlwp.sweeping.jobs import Job
 
 _POLL_S = 0.1
+_STOPPED = (130, 143, -signal.SIGINT, -signal.SIGTERM)
+"""Statuses of a process that a signal of ours ended."""
 
 Source = Callable[[], "tuple[int, Sequence[str]] | None"]
 
@@ -95,6 +97,7 @@ def _environment(threads: int, card: str | None) -> dict[str, str]:
 
 def _begin(folder: Path, context: Any, job: Job, number: int, slot: int, environment: dict[str, str]) -> _Running:
     print(f"job {job.number:<4} start  {jobs.shortened(job.name)}", flush=True)
+    jobs.record(folder, job)
     with (folder / "logs" / f"{job.number}.txt").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "dlwp.sweeping.child"], stdin=subprocess.PIPE, stdout=log, stderr=log,
@@ -111,22 +114,20 @@ def _begin(folder: Path, context: Any, job: Job, number: int, slot: int, environ
 
 def _tell_end(folder: Path, one: _Running) -> None:
     """Print a line on what came of a job; where it left no word of its end, record that."""
-    status = one.process.returncode
+    status, name = one.process.returncode, jobs.shortened(one.job.name)
     assert one.process.stdin is not None
     one.process.stdin.close()
     last = jobs.ends(folder).get(one.job.number)
-    name = jobs.shortened(one.job.name)
-    is_stopped = status in (130, 143)
-    if not is_stopped and (status or last is None):
-        message = last["error"] if last and last["exit_code"] == status else _died(folder, one)
-        if last is None or last["exit_code"] != status:
-            jobs.record(folder, one.job, exit_code=5, error=message)
-        print(f"job {one.job.number:<4} failed {name}: {message}", flush=True)
+    if last is None and status not in _STOPPED:
+        last = {"exit_code": 5, "error": _died(folder, one)}
+        jobs.record(folder, one.job, **last)
+    if last is not None and last["exit_code"] not in (0, *_STOPPED):
+        print(f"job {one.job.number:<4} failed {name}: {last['error']}", flush=True)
         return
     summary = RunFolder(one.job.place).read_summary()
     found = [value for value in (summary.get("best") or {}).items() if value[0] != "step"]
     best = "".join(f" · {key} {table.quantity(key, value)}" for key, value in found if value is not None)
-    word = "stopped" if is_stopped else str(summary.get("exit", "done"))
+    word = "stopped" if last is None or last["exit_code"] else str(summary.get("exit", "done"))
     print(
         f"job {one.job.number:<4} {word:<6} {name}{best} · {table.duration(time.monotonic() - one.began)}", flush=True
     )

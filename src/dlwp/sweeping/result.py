@@ -58,7 +58,8 @@ def lines(folder: Path) -> list[str]:
     monitor, sign = plan["monitor"], 1 if plan["mode"] == "max" else -1
     found = trials(folder)
     if not found:
-        return []
+        is_blind = any(end["exit_code"] == 0 for end in jobs.ends(folder).values())
+        return [f"best     none: no trial has a {monitor}. data.val_fraction=0.1"] if is_blind else []
     best = max(found, key=lambda trial: (sign * trial.value, -trial.number))
     default = next((trial for trial in found if trial.number == 0), None)
     pruned = sum(trial.pruned for trial in found)
@@ -143,11 +144,11 @@ def _draw(folder: Path, found: Sequence[Trial], best: Trial, monitor: str, weigh
 
 
 def _scale(axes: Axes, values: Sequence[float], monitor: str, sign: int) -> Callable[[float], float]:
-    """Let an axis show the better part of the values, and return where a value is drawn: worse ones at its edge."""
+    """Let an axis show the better half of the values, and return where a value is drawn: worse ones at its edge."""
     from matplotlib.ticker import FuncFormatter
 
     ordered = sorted(sign * value for value in values)
-    top, floor = ordered[-1], ordered[len(ordered) // 4]
+    top, floor = ordered[-1], ordered[len(ordered) // 2]
     room = 0.08 * (top - floor) or 0.05 * abs(top) or 1.0
     low, high = floor - room, top + room
     axes.set_ylim(*sorted((sign * low, sign * high)))

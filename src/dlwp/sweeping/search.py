@@ -158,6 +158,7 @@ class Search:
         self._space = _space(self._plan)
         self._study, self._storage = study_of(folder)
         self._held: dict[int, locks.Lock] = {}
+        self._told = False
         timeout = self._settings["timeout"]
         self._until = math.inf if timeout is None else time.monotonic() + Duration.parse(timeout).value
 
@@ -228,7 +229,9 @@ class Search:
         ends = jobs.ends(self._folder)
         codes = [ends[number]["exit_code"] for number in range(len(begun)) if number in ends]
         if len(codes) >= _HOPELESS and all(code not in (0, 130, 143) for code in codes):
-            print(f"search   given up: the first {len(codes)} trials failed", flush=True)
+            if not self._told:
+                print(f"search   given up: the first {len(codes)} trials failed", flush=True)
+            self._told = True
             return True
         return len(begun) >= self._settings["n_trials"] or time.monotonic() >= self._until
 

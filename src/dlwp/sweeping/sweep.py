@@ -171,6 +171,9 @@ def _goal(config: Config) -> tuple[str, str]:
     trainer = config.values["trainer"]
     sections = config.values.get("metrics") or {}
     name = next(iter(sections), "loss") if trainer["monitor"] == "auto" else trainer["monitor"].removeprefix("val/")
+    if trainer["monitor"] == "auto" and "only" in (sections.get(name) or {}):
+        there = ", ".join(f"trainer.monitor=val/{one}" for one in sections)
+        raise ConfigError(f"a search needs to know before the data is read what is wanted. One of: {there}")
     mode = trainer["monitor_mode"]
     if mode == "auto":
         target = (sections.get(name) or {}).get("_target_")
@@ -260,7 +263,11 @@ def _outcome(folder: Path, is_search: bool) -> int:
     failed = [line for _, line in sorted(ends.items()) if line["exit_code"]]
     if not failed:
         return 0
-    said = [f"#{one['number']} {one['name']} (exit {one['exit_code']}: {one['error']}, {_log(one)})" for one in failed]
+    named = {one["number"]: jobs.shortened(one["name"]) for one in failed}
+    said = [
+        f"#{one['number']} {named[one['number']]} (exit {one['exit_code']}: {one['error']}, {_log(one)})"
+        for one in failed
+    ]
     what = "trials" if is_search else "jobs"
     print(f"dlwp: error: {len(failed)} of {len(ends)} {what} failed: {said[0]}", file=sys.stderr)
     for line in said[1:]:
