@@ -207,7 +207,7 @@ MINIMUM: dict[str, float] = {
     "jobs": 1,
     "hydra.sweeper.n_trials": 1,
     "hydra.sweeper.seed": 0,
-    "hydra.sweeper.warmup": 0,
+    "hydra.sweeper.warmup": 1,
     "trainer.epochs": 1,
     "trainer.max_steps": 1,
     "trainer.accumulate": 1,

@@ -42,24 +42,26 @@ def test_what_is_done_stays_and_what_failed_runs_again(
     assert (tmp_path / "sweep" / "table.md").read_text().count("done") == 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_jobs_that_were_cut_go_on_bit_for_bit(
-    command: Callable[..., int], cut: Callable[..., tuple[int, str]], number: signal.Signals
-) -> None:
-    words = [*LONG, "trainer.epochs=40", "seed=1,2", "jobs=2"]
+def test_jobs_that_were_cut_go_on_bit_for_bit(command: Callable[..., int], cut: Callable[..., tuple[int, str]]) -> None:
+    words = [*LONG, "trainer.epochs=25", "seed=1,2", "jobs=2"]
     assert command(*words, "run_dir=whole") == 0
-    status, out = cut([*words, "run_dir=cut"], has_saved(Path("cut"), 0, 1), number)
-    assert status == (130 if number == signal.SIGINT else -signal.SIGKILL)
-    assert "running" not in exits(Path("cut")).values() or number == signal.SIGKILL
-    if number == signal.SIGINT:
-        assert "go on    dlwp-train -m sweep_resume=cut" in out
+    status, out = cut([*words, "run_dir=cut"], has_saved(Path("cut"), 0, 1), signal.SIGINT)
+    assert status == 130
+    assert "go on    dlwp-train -m sweep_resume=cut" in out
+    assert "running" not in exits(Path("cut")).values()
+    before = [path.read_text() for path in Path("cut").glob("*/checkpoints/last")]
+
+    def went_on() -> bool:
+        return all(path.read_text() not in before for path in Path("cut").glob("*/checkpoints/last"))
+
+    assert cut(["sweep_resume=cut"], went_on, signal.SIGKILL)[0] == -signal.SIGKILL
     assert command("sweep_resume=cut") == 0
     for run in ("0_seed-1", "1_seed-2"):
         step = Path("whole", run, "checkpoints", "last").read_text().strip()
         for file in ("model.safetensors", "optimizer.safetensors"):
             whole, resumed = (Path(name, run, "checkpoints", step, file).read_bytes() for name in ("whole", "cut"))
             assert whole == resumed
-    assert any("resume   " in log.read_text() for log in Path("cut").glob("*/run.log"))
+        assert "resume   " in Path("cut", run, "run.log").read_text()
 
 
 def test_a_sweep_goes_on_with_its_own_words_alone(
@@ -143,3 +145,30 @@ def test_a_job_whose_process_is_killed_is_told_and_the_others_go_on(
     assert "job 0    failed trainer.epochs=1: its process was ended by SIGKILL (no memory left?)" in out
     assert exits(Path("sweep"))["1"] == "done"
     assert "1 of 2 jobs failed: #0 trainer.epochs=1 (exit 5: its process was ended by SIGKILL" in err
+
+
+def test_jobs_at_once_get_their_share_and_come_to_what_they_come_to_one_by_one(
+    command: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "import os\nfrom pathlib import Path\n\nclass Telling:\n    def on_start(self, event):\n"
+    code += "        told = [os.environ.get('OMP_NUM_THREADS'), os.environ.get('CUDA_VISIBLE_DEVICES')]\n"
+    code += "        Path(f'told-{os.getpid()}').write_text(' '.join(map(str, told)))\n"
+    (tmp_path / "telling.py").write_text(code)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    words = [*FAST, "trainer.epochs=2", "seed=1,2", "+callbacks.mine._target_=telling.Telling"]
+    assert command(*words, "run_dir=together", "jobs=2") == 0
+    assert sorted(path.read_text() for path in tmp_path.glob("told-*")) == ["1 3", "1 5"]
+    assert command(*words, "run_dir=single") == 0
+    for run in ("0_seed-1", "1_seed-2"):
+        (one, other) = (
+            Path(name, run, "checkpoints", "step-00000004", "model.safetensors") for name in ("together", "single")
+        )
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_a_sweep_that_was_moved_goes_on_in_its_new_place(command: Callable[..., int], tmp_path: Path) -> None:
+    assert command(*FAST, "trainer.epochs=1", "device=cuda:99,cpu", "run_dir=here/sweep") == 5
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert command("sweep_resume=there/sweep") == 5
+    assert not (tmp_path / "here").exists()
+    assert exits(Path("there/sweep")) == {"0": "failed", "1": "done"}

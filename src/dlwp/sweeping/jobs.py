@@ -78,6 +78,11 @@ def record(folder: Path, job: Job, **values: Any) -> None:
     files.append_line(folder / _RECORDS, json.dumps(line))
 
 
+def recorded(folder: Path, line: dict[str, Any]) -> Job:
+    """Return the job that a record is of; its run lies in the sweep's folder, wherever that is now."""
+    return Job(line["number"], line["name"], line.get("words", []), folder / Path(line["folder"]).name)
+
+
 def of(folder: Path, number: int, words: list[str]) -> Job:
     """Return the job of some words: the one that was begun with them, else a new one."""
     plan = read_plan(folder)
@@ -85,7 +90,7 @@ def of(folder: Path, number: int, words: list[str]) -> Job:
     changed = [word for word in changed if word.partition("=")[0].partition("@")[0] in plan["varying"]]
     for line in records(folder):
         if line.get("words") == words and (line["number"] == number or "search" not in plan):
-            return Job(line["number"], line["name"], words, Path(line["folder"]))
+            return recorded(folder, line)
     name = " ".join(changed) or "default"
     return Job(number, name, words, folder / f"{number}_{slug(changed or [name])}")
 

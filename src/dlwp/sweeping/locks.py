@@ -5,6 +5,7 @@ Knows nothing of what they guard.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _held: set[int] = set()
 
 
@@ -34,7 +36,10 @@ class Lock:
 
     @classmethod
     def take(cls, path: Path) -> Lock | None:
-        """Take the lock of a file, made where it is not there; None while another process holds it."""
+        """Take the lock of a file, made where it is not there; None while another process holds it.
+
+        Where the file system has no locks it is taken by all: there only one process may work.
+        """
         path.parent.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -42,6 +47,10 @@ class Lock:
         except BlockingIOError:
             os.close(descriptor)
             return None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(descriptor)
+                raise
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"host {socket.gethostname()}, process {os.getpid()}\n".encode())
         return cls(descriptor)

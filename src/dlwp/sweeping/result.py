@@ -45,7 +45,7 @@ def trials(folder: Path) -> list[Trial]:
     begun = {line["number"]: line for line in jobs.records(folder)}
     found = []
     for number, line in sorted(begun.items()):
-        job = Job(number, line["name"], line["words"], Path(line["folder"]))
+        job = jobs.recorded(folder, line)
         if job.is_finished and math.isfinite(job.best):
             pruned = RunFolder(job.place).read_summary().get("exit") == "pruned"
             found.append(Trial(number, job.best, pruned, job))

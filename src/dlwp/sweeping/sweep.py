@@ -205,8 +205,8 @@ def _facts(folder: Path, total: int | None, config: Config, is_search: bool, res
         facts[0] += f" by {chosen['sampler']}"
         facts += [f"pruned by {chosen['pruner']}"] if chosen["pruner"] != "none" else []
     if resumed is not None:
-        begun = {line["number"]: Path(line["folder"]) for line in jobs.records(folder)}
-        done = sum(jobs.Job(number, "", [], path).is_finished for number, path in begun.items())
+        begun = {line["number"]: jobs.recorded(folder, line) for line in jobs.records(folder)}
+        done = sum(job.is_finished for job in begun.values())
         facts.append(f"{done} are done")
     count = config.values["jobs"] or 1
     if count > 1:
