@@ -112,7 +112,7 @@ def run(
     plan |= {"typed": words, "jobs": config.values["jobs"]}
     plan |= {"config_dir": str(names[0].resolve()) if names[0] else None, "config_name": names[1]}
     files.write_atomic(folder / jobs.PLAN, json.dumps(plan) + "\n")
-    print(f"sweep    {folder}{_facts(folder, total, config, is_search, resumed)}", flush=True)
+    print(f"sweep    {folder}{_facts(folder, total, config, bool(before), resumed)}", flush=True)
     try:
         parsed = check.parse(words, place.catalog, sweep=True)
         handed = [word.text for word in parsed if not (is_search and word.several)]
@@ -197,21 +197,22 @@ def _deals_cards(config: Config) -> bool:
     return str(config.values["device"]) in ("auto", "cuda")
 
 
-def _facts(folder: Path, total: int | None, config: Config, is_search: bool, resumed: Path | None) -> str:
+def _facts(folder: Path, total: int | None, config: Config, is_pool: bool, resumed: Path | None) -> str:
     """Return what the first line says behind the folder."""
-    facts = [f"{total} {'trials' if is_search else 'jobs'}"] if total else []
-    if is_search:
-        chosen = jobs.read_plan(folder)["search"]["settings"]
-        facts[0] += f" by {chosen['sampler']}"
+    plan = jobs.read_plan(folder)
+    facts = [f"{total} jobs"] if total else []
+    if "search" in plan:
+        chosen = plan["search"]["settings"]
+        facts = [f"{total} trials by {chosen['sampler']}"]
         facts += [f"pruned by {chosen['pruner']}"] if chosen["pruner"] != "none" else []
     if resumed is not None:
         begun = {line["number"]: jobs.recorded(folder, line) for line in jobs.records(folder)}
         done = sum(job.is_finished for job in begun.values())
         facts.append(f"{done} are done")
-    count = config.values["jobs"] or 1
-    if count > 1:
+    if is_pool:
         from dlwp.sweeping import pool
 
+        count = config.values["jobs"]
         threads, cards = pool.share(count, _deals_cards(config))
         facts.append(f"{count} at once, {threads} thread{'s' * (threads > 1)} each")
         facts += [f"{len(cards)} cards dealt"] if cards else []
