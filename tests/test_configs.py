@@ -19,13 +19,13 @@ from PIL import Image
 
 import dlwp
 from dlwp import settings
-from dlwp.config.compose import compose
+from dlwp.config.compose import compose, composed
 from dlwp.data import packing
 from dlwp.errors import DataError
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
-OPTIONS = [f"{path.parent.name}={path.stem}" for path in FILES if path.parent != CONFIGS]
+OPTIONS = [f"{path.parent.name}={path.stem}" for path in FILES if path.parent.parent == CONFIGS]
 EXPLAINED_BY_THEMSELVES = {"_target_", "defaults"}
 
 SYNTHETIC = ["data=synthetic", "data.num_train=64", "data.num_test=16"]
@@ -146,7 +146,8 @@ def test_a_config_opens_with_one_sentence_and_a_command(path: Path) -> None:
 def test_the_command_that_a_config_opens_with_composes(path: Path) -> None:
     command = re.search(r"dlwp-train(.*)", path.read_text(encoding="utf-8"))
     assert command, "no dlwp-train command"
-    compose([word for word in shlex.split(command[1]) if not word.startswith("-")])
+    words = shlex.split(command[1])
+    composed([word for word in words if not word.startswith("-")], sweep="-m" in words)
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)
@@ -185,6 +186,7 @@ def test_every_experiment_composes(name: str) -> None:
         ("train.yaml", "", settings.CommandSettings),
         ("trainer/default.yaml", "trainer.", settings.TrainerSettings),
         ("logger/default.yaml", "logger.", settings.LoggerSettings),
+        ("hydra/sweeper/optuna.yaml", "hydra.sweeper.", settings.SearchSettings),
     ],
 )
 def test_the_yaml_files_name_every_key_of_the_schema_with_the_same_default(

@@ -169,6 +169,8 @@ def test_the_wheel_carries_the_configs_and_the_types(tmp_path: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"dlwp/configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     expected |= {f"dlwp/{path.relative_to(SOURCE)}" for path in FILES} | {"dlwp/py.typed", "dlwp/zoo.csv"}
+    expected |= {"hydra_plugins/dlwp.py"}  # where Hydra looks for plugins
     assert expected <= held
     assert [name for name in held if name.endswith("licenses/LICENSE")]
-    assert not [name for name in held if name.split("/")[0] not in {"dlwp"} and ".dist-info" not in name]
+    ours = ("dlwp/", "hydra_plugins/")
+    assert not [name for name in held if not name.startswith(ours) and ".dist-info/" not in name]

@@ -16,6 +16,7 @@ SECTIONS = {
     "data": settings.DataKeys,
     "optimizer": settings.OptimizerKeys,
     "scheduler": settings.SchedulerKeys,
+    "hydra.sweeper": settings.SearchSettings,
 }
 
 

@@ -74,13 +74,12 @@ def train(*words: str, config_dir: str | Path | None = None) -> Run:
     return train_config(compose(words, config_dir=Path(config_dir) if config_dir else None))
 
 
-def train_config(config: Config, *, run_dir: Path | None = None, further: Sequence[Any] = ()) -> Run:
+def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
     """Train what a composed config says.
 
     Args:
         config: from `dlwp.config.compose.compose`.
         run_dir: the run's folder, where the caller decides it (a sweep).
-        further: observers beside those that the config asks for; not where several processes are started.
     """
     if config.values.get("check"):
         from dlwp import preflight
@@ -105,12 +104,12 @@ def train_config(config: Config, *, run_dir: Path | None = None, further: Sequen
         )
         fresh = config.resume is None and run_dir is None
         with opening.failures_noted(run, console, config, fresh=fresh):
-            return _train_in(run, named, config, console, further)
+            return _train_in(run, named, config, console)
     finally:
         run.close()
 
 
-def _train_in(run: RunFolder, named: Path | None, config: Config, console: Console, further: Sequence[Any]) -> Run:
+def _train_in(run: RunFolder, named: Path | None, config: Config, console: Console) -> Run:
     from dlwp import distributed
 
     main, others = distributed.is_main(), environment.OtherWork()
@@ -138,7 +137,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
 
     parts = features.once(parts, checkpoint, console.say)
     with Signals(resuming.command(run.path, config.trusted)) as signals:
-        observers = [*hearers(run, config, parts, console, signals, config_text), *further]
+        observers = hearers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
         notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
         if checkpoint is not None:

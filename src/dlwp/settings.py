@@ -40,6 +40,8 @@ class CommandSettings:
     dry_run: bool = False
     check: bool = False
     trust: list[str] = field(default_factory=list)
+    jobs: int | None = None
+    sweep_resume: str | None = None
     data: Any = None
     model: Any = None
     criterion: Any = None
@@ -102,6 +104,20 @@ class LoggerSettings:
     tensorboard: bool = True
     plots: bool = True
     images: int = 32
+
+
+@dataclass
+class SearchSettings:
+    """How values are searched (`hydra/sweeper=optuna`)."""
+
+    _target_: str = "hydra_plugins.dlwp.Search"
+    n_trials: int = 20
+    timeout: str | None = None
+    sampler: str = "tpe"
+    seed: int = 0
+    pruner: str = "median"
+    warmup: int = 3
+    params: Any = field(default_factory=dict)
 
 
 @dataclass
@@ -187,6 +203,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "scheduler.interval": ("step", "epoch"),
     "strategy": ("ddp", "fsdp2"),
     "trainer.sync_batchnorm": ("auto", "true", "false"),
+    "hydra.sweeper.sampler": ("tpe", "random", "grid", "cmaes", "qmc"),
+    "hydra.sweeper.pruner": ("median", "hyperband", "none"),
 }
 """Keys whose value is one of a few words."""
 
@@ -194,6 +212,10 @@ MINIMUM: dict[str, float] = {
     "seed": 0,
     "devices": 1,
     "max_restarts": 0,
+    "jobs": 1,
+    "hydra.sweeper.n_trials": 1,
+    "hydra.sweeper.seed": 0,
+    "hydra.sweeper.warmup": 1,
     "trainer.epochs": 1,
     "trainer.max_steps": 1,
     "trainer.accumulate": 1,
@@ -220,13 +242,17 @@ NOT_WITH_GRAPHS = ("compile", "unfreeze_at")
 
 DURATIONS: dict[str, tuple[str, ...]] = {
     "trainer.max_time": ("time",),
+    "hydra.sweeper.timeout": ("time",),
     "trainer.eval_every": ("epoch", "step"),
     "trainer.checkpoint_every": ("epoch", "step", "time"),
     "trainer.unfreeze_at": ("epoch", "step"),
 }
 """Keys that hold a duration, and the units that each takes."""
 
-OF_ONE_COMMAND = ("run_dir", "resume", "resume_exact", "resume_fallback", "verify_resume", "dry_run", "check", "trust")
+OF_ONE_COMMAND = (
+    "run_dir", "resume", "resume_exact", "resume_fallback", "verify_resume", "dry_run", "check", "trust",
+    "jobs", "sweep_resume",
+)  # fmt: skip
 """Keys that hold for the command in which they are typed: a run's config.yaml does not keep them."""
 
 FREE_ON_RESUME = (

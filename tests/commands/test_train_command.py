@@ -14,6 +14,7 @@ import pytest
 from dlwp import __version__, frames
 from dlwp.commands import entry, train
 from dlwp.errors import ConfigError, DataError
+from dlwp.sweeping import jobs
 
 FAST = ["model=linear", "trainer.epochs=1", "trainer.limit_batches=2", "logger.plots=false", "logger.tensorboard=false"]
 
@@ -156,7 +157,7 @@ def test_a_closed_pipe_is_no_fault() -> None:
 
 def test_slugs_are_fit_for_folder_names() -> None:
     assert (
-        train.slug(["optimizer.lr=0.1", "+model.x=[1,2]", "data.root='/a b'"])
+        jobs.slug(["optimizer.lr=0.1", "+model.x=[1,2]", "data.root='/a b'"])
         == "optimizer.lr-0.1,model.x-_1,2_,data.root-_a_b"
     )
-    assert len(train.slug([f"a{number}=1" for number in range(99)])) <= 80
+    assert len(jobs.slug([f"a{number}=1" for number in range(99)])) <= 80

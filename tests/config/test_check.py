@@ -98,7 +98,8 @@ def test_a_value_of_another_type_or_beyond_its_limits_is_refused(key: str, value
 
 def test_every_limit_and_choice_is_of_a_typed_key() -> None:
     named = {*settings.CHOICES, *settings.MINIMUM, *settings.DURATIONS} - {"optimizer.lr"}
-    assert named <= set(schema.key_types())
+    of_search = {f"hydra.sweeper.{key}" for key in vars(settings.SearchSettings())}
+    assert named <= {*schema.key_types(), *of_search}
 
 
 def test_class_names_are_texts(tmp_path: Path) -> None:

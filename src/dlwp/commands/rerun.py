@@ -55,7 +55,8 @@ def _rerun() -> int:
     from dlwp.observers.stopping import UntilDiffers
 
     try:
-        run = api.train_config(config, further=[UntilDiffers(before)] if until_differs else [])
+        config.hearing = [UntilDiffers(before)] if until_differs else []
+        run = api.train_config(config)
     except RunError:  # as the first did, maybe
         print(*again.report(before, find_run(config.values.get("run_dir") or "last")[0])[0], sep="\n")
         raise

@@ -6,21 +6,19 @@ Knows nothing of how a run is done: `dlwp.api.train_config` does it.
 from __future__ import annotations
 
 import io
-import json
-import math
 import os
 import re
 import shlex
 import sys
 from contextlib import redirect_stderr
-from datetime import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dlwp import __version__
 from dlwp.commands import entry
 from dlwp.commands.entry import Flags
-from dlwp.errors import ConfigError, DlwpError
+from dlwp.errors import ConfigError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -54,15 +52,25 @@ def _train(argv: list[str]) -> int:
     if flags.handed_over:
         return _hand_over(flags)
     from dlwp import joining
-    from dlwp.config.compose import composed
+    from dlwp.config.compose import composed, refuse_alone
+    from dlwp.sweeping import sweep
 
     if joining.is_one_of_many():
         return _together(flags)
+    folder = sweep.named(flags.words) if flags.multirun else None
+    if folder is not None:
+        words, config_dir, config_name = sweep.taken_up(folder, flags.words, flags.config_dir, flags.config_name)
+        flags = replace(flags, words=words, config_dir=config_dir, config_name=config_name)
     config, own = composed(
         flags.words, config_dir=flags.config_dir, config_name=flags.config_name, sweep=flags.multirun
     )
     if flags.multirun or str(own["mode"]).endswith("MULTIRUN"):
-        return _sweep(flags, [str(key) for key in own["sweeper"].get("params") or ()])
+
+        def call(words: list[str], before: list[str], check: Any) -> int:
+            return _hydra(replace(flags, words=words), ["--multirun"], before, check)
+
+        return sweep.run(flags.words, (flags.config_dir, flags.config_name), (config, own), folder, call)
+    refuse_alone(config.values)
     if config.values["verify_resume"]:
         if config.values["devices"] != 1:
             raise ConfigError("verify_resume=true is done by one process. devices=1")
@@ -150,142 +158,14 @@ def _hydra(flags: Flags, options: list[str], before: list[str], check: Any) -> i
     if "-sc" not in options:
         argv[1:1] = [*_QUIET, *before, *words]
     from dlwp.config.catalog import own_folder
+    from dlwp.sweeping.jobs import sweep_job
 
     try:
         with entry.replaced(argv, HYDRA_FULL_ERROR="1"), compose.prepared(place.catalog):
             hydra.main(config_path=str(own_folder()), config_name=place.primary, **compose.VERSION_BASE)(sweep_job)()
     except SystemExit as leaving:
-        return 2 if leaving.code else 0
+        return 143 if leaving.code == 143 else 2 if leaving.code else 0
     except faults.FAULTS as error:
         check()
         raise faults.of_files(error, place.primary, place.catalog) from error
     return 0
-
-
-# ----------------------------------------------------------------------------------------------------- sweeps
-
-
-def _sweep(flags: Flags, by_config: list[str]) -> int:
-    """Run every combination of the values, one folder each; print the table at the end, whatever happens."""
-    from dlwp.config import compose
-    from dlwp.runs import files, table
-
-    place = compose.locate(flags.words, config_dir=flags.config_dir, config_name=flags.config_name)
-    if place.resume is not None:
-        raise ConfigError("resume= goes on with one run; leave out -m")
-    varying, total = compose.check_sweep(place)
-    varying += by_config  # hydra.sweeper.params of an experiment
-    if not varying:
-        raise ConfigError("-m but nothing varies; e.g. seed=1,2,3")
-    folder = _sweep_folder(place.words)
-    files.write_atomic(folder / "sweep.json", json.dumps({"typed": place.words, "varying": varying}) + "\n")
-    known = f" · {total} jobs" if total and not by_config else ""
-    print(f"sweep    {folder}{known}", flush=True)
-    try:
-        _hydra(flags, ["--multirun"], [f"hydra.sweep.dir='{folder}'"], lambda: compose.check_choices(place))
-    finally:
-        rows = table.read_runs([folder])
-        if rows:
-            table.write(folder, rows)
-            print(f"\n{table.render(rows)}\n\ntable    {folder / 'table.md'}, {folder / 'table.csv'}", flush=True)
-    return _outcome(folder)
-
-
-def _sweep_folder(words: list[str]) -> Path:
-    """Make the sweep's folder: run_dir where it is given, else outputs/sweeps/<date>_<time>."""
-    from dlwp.runs import files
-
-    given = [word.partition("=")[2].strip("'\"") for word in words if re.match(r"\+{0,2}run_dir=", word)]
-    if given:
-        path = Path(given[-1]).expanduser()
-        if path.is_dir() and any(path.iterdir()):
-            raise ConfigError(f"'{path}' exists and is not empty. Another run_dir=")
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-    base = Path("outputs") / "sweeps" / f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    base.parent.mkdir(parents=True, exist_ok=True)
-    for number in range(1, 10_000):
-        path = base if number == 1 else base.with_name(f"{base.name}-{number}")
-        try:
-            files.make_folder(path)
-        except FileExistsError:
-            continue
-        return path
-    raise ConfigError(f"too many sweeps named '{base}'")
-
-
-def sweep_job(config: DictConfig) -> float:
-    """Do one job of a sweep in its own folder, and return the best value it reached, NaN where it failed.
-
-    It never raises but to end the sweep: its failure is told when it happens, and the others go on.
-    """
-    from hydra.core.hydra_config import HydraConfig
-
-    own = HydraConfig.get()
-    folder, number, words = Path(own.sweep.dir), int(own.job.num), [str(word) for word in own.overrides.task]
-    varying = json.loads((folder / "sweep.json").read_text())["varying"]
-    changed = [re.sub(r"\\(.)", r"\1", word.lstrip("+~")) for word in words]  # Hydra writes "5\ steps"
-    changed = [word for word in changed if word.partition("=")[0].partition("@")[0] in varying]
-    name = " ".join(changed)
-    place = folder / f"{number}_{slug(changed)}"
-    print(f"\njob {number}    {name}", flush=True)
-    status, message, value = 0, "", math.nan
-    try:
-        value, status = _job(config, words, place)
-    except DlwpError as error:
-        status, message = entry.tell(error, f"job {number} ({name}): "), error.message
-    except Exception as error:  # any error: the other jobs of the sweep go on
-        status, message = entry.tell(error, f"job {number} ({name}): "), f"{type(error).__name__}: {error}"
-    from dlwp.runs import files
-
-    record = {"number": number, "name": name, "folder": str(place), "exit_code": status, "error": message}
-    files.append_line(folder / "jobs.jsonl", json.dumps(record))
-    if status == 130:
-        raise KeyboardInterrupt
-    if status == 143:
-        raise SystemExit(143)
-    return value
-
-
-def _job(config: DictConfig, words: list[str], place: Path) -> tuple[float, int]:
-    from hydra.core.hydra_config import HydraConfig
-
-    from dlwp import api
-    from dlwp.config import compose
-
-    own = HydraConfig.get()
-    folder = next((source.path for source in own.runtime.config_sources if source.provider == "dlwp-user"), None)
-    found = compose.of_job(config, dict(own.runtime.choices), words, Path(folder) if folder else None)
-    run = api.train_config(found, run_dir=place)
-    best = [value for key, value in (run.summary.get("best") or {}).items() if key != "step"]
-    return (float(best[0]) if best else math.nan), run.exit_code
-
-
-def slug(words: list[str]) -> str:
-    """Return overrides as a part of a folder name: no '=', spaces or slashes, at most 80 characters.
-
-    >>> slug(["optimizer.lr=0.1", "trainer.eval_every=5 steps"])
-    'optimizer.lr-0.1,trainer.eval_every-5_steps'
-    """
-    text = ",".join(word.lstrip("+~") for word in words).replace("=", "-")
-    return re.sub(r"[^\w.,+-]+", "_", text)[:80].strip("._,") or "run"
-
-
-def _outcome(folder: Path) -> int:
-    """Say which jobs failed, and return the status of the sweep: theirs where all failed alike."""
-    path = folder / "jobs.jsonl"
-    jobs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    failed = [job for job in jobs if job["exit_code"]]
-    if not failed:
-        return 0
-    said = [f"#{job['number']} {job['name']} (exit {job['exit_code']}: {job['error']}, {_log(job)})" for job in failed]
-    print(f"dlwp: error: {len(failed)} of {len(jobs)} jobs failed: {said[0]}", file=sys.stderr)
-    for line in said[1:]:
-        print(f"    {line}", file=sys.stderr)
-    statuses = {job["exit_code"] for job in jobs}
-    return int(statuses.pop()) if len(statuses) == 1 else 5
-
-
-def _log(job: dict[str, Any]) -> str:
-    log = Path(job["folder"]) / "run.log"
-    return str(log if log.is_file() else Path(job["folder"]))

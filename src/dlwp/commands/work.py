@@ -8,8 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from dlwp import joining, launching
-from dlwp.commands import entry
+from dlwp import failures, joining, launching
 
 
 def main() -> int:
@@ -21,7 +20,7 @@ def main() -> int:
         with joining.joined():
             api.train_config(config, run_dir=run_dir)
     except Exception as error:  # any error: this is the outermost place
-        launching.hand_back(*entry.words_of(error))
+        launching.hand_back(*failures.words_of(error))
     return 0
 
 

@@ -107,7 +107,8 @@ def _parse(text: str, behind: Sequence[str], catalog: Catalog) -> Word:
         raise ConfigError(_unparsed(text, key, written or "")) from error
     several = override.is_sweep_override()
     sweep = None
-    if several and (override.is_choice_sweep() or override.is_range_sweep()):
+    is_pattern = several and not hasattr(override.value(), "tags")  # glob(*): which options fit, Hydra finds later
+    if several and not is_pattern and (override.is_choice_sweep() or override.is_range_sweep()):
         sweep = tuple(f"{sign}{text[len(sign) :].split('=')[0]}={one}" for one in override.sweep_string_iterator())
     return Word(
         text=text,

@@ -34,6 +34,7 @@ _SCHEMAS = {
     "train_schema": settings.CommandSettings,
     "trainer_schema": settings.TrainerSettings,
     "logger_schema": settings.LoggerSettings,
+    "search_schema": settings.SearchSettings,
 }
 _PATHS = ("run_dir", "resume", "data.root")
 VERSION_BASE: dict[str, str] = {"version_base": "1.3"} if hydra.__version__.startswith("1.3.") else {}
@@ -53,6 +54,7 @@ class Config:
         resume: the run folder or checkpoint that `resume=` names; the values came from its config.yaml and the words.
         warnings: sentences on settings that are allowed and doubtful.
         foreign: it is of a run that this account did not begin. trusted: what was typed as `trust=[...]`.
+        hearing: objects that hear the run in this process beside those of its settings; nothing of them is stored.
     """
 
     values: dict[str, Any]
@@ -64,6 +66,7 @@ class Config:
     warnings: list[str] = field(default_factory=list)
     foreign: bool = False
     trusted: list[str] = field(default_factory=list)
+    hearing: list[Any] = field(default_factory=list)
 
     def yaml(self, decided: Mapping[str, Any]) -> str:
         """Return the text of a run's config.yaml, from which the run can be replayed and resumed.
@@ -99,7 +102,21 @@ def compose(words: Sequence[str], *, config_dir: Path | None = None, config_name
     Raises:
         ConfigError: with every mistake found.
     """
-    return composed(words, config_dir=config_dir, config_name=config_name)[0]
+    found = composed(words, config_dir=config_dir, config_name=config_name)[0]
+    refuse_alone(found.values)
+    return found
+
+
+def refuse_alone(values: Mapping[str, Any]) -> None:
+    """Refuse the keys of a sweep where there is none.
+
+    Raises:
+        ConfigError: one is set.
+    """
+    if values["jobs"] is not None:
+        raise ConfigError(f"jobs={values['jobs']} is for a sweep: add -m and several values, e.g. -m seed=1,2,3")
+    if values["sweep_resume"] is not None:
+        raise ConfigError(f"sweep_resume= goes on with a sweep: dlwp-train -m sweep_resume={values['sweep_resume']}")
 
 
 @dataclass(frozen=True)
@@ -207,8 +224,11 @@ def _composed(place: Place, words: Sequence[check.Word]) -> tuple[DictConfig, Di
             raise _explained(error, words, place.primary, place.catalog) from error
 
 
-def check_sweep(place: Place) -> tuple[list[str], int | None]:
+def check_sweep(place: Place, words: Sequence[Sequence[str]] | None = None) -> tuple[list[str], int | None]:
     """Check each single value of a sweep before its first job.
+
+    Args:
+        place: with its words. words: those to check for each key, where its values are no list (a search).
 
     Returns:
         The keys that vary, and the number of jobs where it can be known.
@@ -219,6 +239,8 @@ def check_sweep(place: Place) -> tuple[list[str], int | None]:
     parsed = check.parse(place.words, place.catalog, sweep=True)
     several = [word for word in parsed if word.several]
     listed = [check.parse_each(word, place.catalog) for word in several if word.sweep]
+    if words is not None:
+        listed = [[check.parse([one], place.catalog)[0] for one in each] for each in words]
     base, _ = _composed(place, [word for word in parsed if not word.several] + [values[0] for values in listed])
     singles = [value for values in listed for value in values]
     check.raise_all(faults.of_words(singles, base, place.catalog))

@@ -50,13 +50,16 @@ def key_types() -> dict[str, Any]:
     return found
 
 
-def convert(key: str, value: Any) -> Any:
+def convert(key: str, value: Any, kind: Any = None) -> Any:
     """Return the value as the type of its key; texts such as "5" (from the environment) become numbers.
+
+    Args:
+        key, value: what is set. kind: its type, where the key is none of a run.
 
     Raises:
         ConfigError: it is of another type, not among the choices, or beyond its limits. Keys without a type pass.
     """
-    kind = float if key == "optimizer.lr" and value != "auto" else key_types().get(key, Any)
+    kind = kind or (float if key == "optimizer.lr" and value != "auto" else key_types().get(key, Any))
     if kind is Any:
         return value
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
@@ -168,6 +171,23 @@ def _refuse_duration(key: str, text: str) -> None:
         raise ConfigError(f"{key}: {error}") from None
     if duration.unit not in units:
         raise ConfigError(f"{key} must be such as {wanted}, got '{text}'")
+
+
+def search_settings(given: Mapping[str, Any]) -> settings.SearchSettings:
+    """Return the keys of `hydra/sweeper=optuna`.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    known = typing.get_type_hints(settings.SearchSettings)
+    found, faults = {}, []
+    for key in known:
+        try:
+            found[key] = convert(f"hydra.sweeper.{key}", given.get(key), known[key])
+        except ConfigError as fault:
+            faults.append(fault.message)
+    check.raise_all(faults)
+    return settings.SearchSettings(**found)
 
 
 def check_values(values: dict[str, Any], catalog: Catalog) -> tuple[list[str], list[str]]:

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from dlwp.runs import files, folder, plain
 from dlwp.settings import GROUPS
 
 _LARGEST = 2**20
+_LONG = re.compile(r"^\d+\.\d{5,}(e-?\d+)?$")  # a number that a search drew
 _REPLICATES = ("seed",)
 _BESIDE = ("run_dir", "resume", "notes", "tags", "defaults", "device", "data.root", *_REPLICATES)
 _SMALLER_IS_BETTER = ("loss", "error", "mae", "mse", "rmse", "perplexity")
@@ -187,11 +189,19 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 def _shown(line: dict[str, Any], column: str) -> str:
     value = line[column]
     if column == "time":
-        return _duration(value[0]) if value else ""
+        return duration(value[0]) if value else ""
     if not isinstance(value, tuple):
-        return "" if value is None else str(value).replace("\n", " ")
-    mean, deviation = value
-    leaf = column.rpartition("/")[2]
+        return "" if value is None else _LONG.sub(lambda found: f"{float(found[0]):.4g}", str(value).replace("\n", " "))
+    return quantity(column, *value)
+
+
+def quantity(name: str, mean: float, deviation: float | None = None) -> str:
+    """Return a measured value as a person reads it: an accuracy in per cent, else four digits.
+
+    >>> quantity("val/accuracy", 0.9512, 0.004)
+    '95.1% ± 0.4'
+    """
+    leaf = name.rpartition("/")[2]
     if leaf.endswith("accuracy") or leaf.startswith("top"):
         return f"{mean:.1%}" if deviation is None else f"{mean:.1%} ± {deviation * 100:.1f}"
     return f"{mean:.4g}" if deviation is None else f"{mean:.4g} ± {deviation:.2g}"
@@ -204,7 +214,8 @@ def _spread(values: Iterable[Any]) -> tuple[float, float | None] | None:
     return statistics.fmean(numbers), statistics.stdev(numbers) if len(numbers) > 1 else None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return seconds as 0:07, 1:05 or 2:00:00."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
