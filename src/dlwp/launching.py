@@ -37,6 +37,8 @@ def count(config: Config) -> int:
         MachineError: more cards are asked for than there are. ConfigError: what does not go with several processes.
     """
     if is_one_of_many():
+        if os.environ.get("WORLD_SIZE") != "1":
+            _refuse_alone(config)
         return 0
     wanted, device = config.values["devices"], str(config.values["device"])
     if wanted == 1:
@@ -49,6 +51,8 @@ def count(config: Config) -> int:
     found = max(1, cards) if wanted == "auto" else int(wanted)
     if cards and found > cards:
         raise MachineError(f"devices={found}, there are {cards} cards. devices={cards}, or device=cpu")
+    if found > 1:
+        _refuse_alone(config)
     return found if found > 1 else 0
 
 
@@ -62,7 +66,6 @@ def launch(config: Config, processes: int, run_dir: Path | None) -> Path:
     Raises:
         DlwpError: what one of them has failed with. RunError: one died without a word, more often than `max_restarts`.
     """
-    _refuse_alone(config)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -98,8 +101,11 @@ def launch(config: Config, processes: int, run_dir: Path | None) -> Path:
 
 
 def _refuse_alone(config: Config) -> None:
+    """Refuse what is for one process."""
     if config.values["trainer"]["cuda_graphs"]:
         raise ConfigError("trainer.cuda_graphs is for one card. devices=1, or trainer.cuda_graphs=false")
+    if str((config.values["optimizer"] or {}).get("_target_")).endswith(".LeastSquares"):
+        raise ConfigError("trainer=least_squares fits all samples at once, in one process. devices=1")
 
 
 @contextlib.contextmanager

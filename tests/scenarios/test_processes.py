@@ -344,6 +344,8 @@ def test_a_process_that_fails_ends_all_and_is_told_of_once(tmp_path: Path) -> No
 def test_what_is_for_one_process_is_refused_before_any_is_started() -> None:
     with pytest.raises(ConfigError, match=r"trainer.cuda_graphs is for one card. devices=1"):
         dlwp.train("data=digits", "model=mlp", "devices=2", "trainer.cuda_graphs=true")
+    with pytest.raises(ConfigError, match=r"in one process. devices=1"):
+        dlwp.train("trainer=least_squares", "data=digits", "model=mlp", "devices=2")
 
 
 def test_slurm_says_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
