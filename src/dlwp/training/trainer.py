@@ -485,7 +485,7 @@ class Trainer:
         """Count the time since it was last counted, or `elapsed_s` of it, as spent on `name`; return it."""
         now = time.perf_counter()
         elapsed = now - self._mark if elapsed_s is None else elapsed_s
-        self._mark = now
+        self._mark = now if elapsed_s is None else min(now, self._mark + elapsed)  # the rest is the next one's
         self.times[name] += elapsed
         return elapsed
 
