@@ -128,3 +128,19 @@ def test_classes_are_found_and_mistakes_of_a_person_told(
         dlwp.train("data=digits", "model=unet", *QUIET)
     with pytest.raises(ConfigError, match=r"mixup mixes classes"):
         dlwp.train(*words, "data.augment=[mixup]")
+
+
+def test_a_run_of_several_labels_cut_in_the_middle_of_an_epoch_equals_the_uninterrupted_one() -> None:
+    rows = [f"{number:02}.png,{'dark' if number % 2 else 'dark|wide'}" for number in range(30)]
+    Path("labels.csv").write_text("file,labels\n" + "\n".join(rows) + "\n")
+    words = ("data=multilabel", "data.root=cells/images", "data.labels=labels.csv", "data.image_size=16", "model=cnn",
+             "data.batch_size=8", "data.augment=[flip]", "trainer.epochs=2", *QUIET)  # fmt: skip
+    whole = dlwp.train(*words, "run_dir=whole")
+    cut = dlwp.train(*words, "run_dir=cut", "trainer.checkpoint_every=2 steps", "trainer.keep_last=9")
+    last = f"step-{whole.summary['step']:08d}"
+    shutil.rmtree(cut.folder / "checkpoints" / last)
+    again = dlwp.train(f"resume={cut.folder / 'checkpoints' / 'step-00000002'}")
+    assert again.summary["step"] == whole.summary["step"] > 4
+    assert again.summary["best"] == whole.summary["best"]
+    for name, value in tensors_of(whole).items():
+        assert torch.equal(value, tensors_of(again)[name]), name
