@@ -99,17 +99,16 @@ class Shared:
                     _Step(self._model, self._step, self._criterion), broadcast_buffers=False,
                     gradient_as_bucket_view=True, find_unused_parameters=unused,
                 )  # fmt: skip
-            self._engine.train(self._model.training)
         return self._engine
 
     def _leaves_some(self, trained: Sequence[Tensor], part: Any) -> bool:
         """Return whether a backward pass, here and now, leaves parameters without a gradient."""
         buffers = [(buffer, buffer.clone()) for buffer in self._model.buffers()]
-        state = torch.get_rng_state()
-        result, _ = self._step(self._model, part, self._criterion)
-        loss = result if isinstance(result, Tensor) else result["loss"]
-        found = torch.autograd.grad(loss, trained, allow_unused=True)
-        torch.set_rng_state(state)
+        cards = {one.device.index for one in trained if one.device.type == "cuda"}
+        with torch.random.fork_rng(cards):
+            result, _ = self._step(self._model, part, self._criterion)
+            loss = result if isinstance(result, Tensor) else result["loss"]
+            found = torch.autograd.grad(loss, trained, allow_unused=True)
         for buffer, kept in buffers:
             buffer.copy_(kept)
         return any(one is None for one in found)
@@ -134,9 +133,9 @@ class Shared:
         """Return the buffers that this step has changed: statistics of batch norm, and others."""
         modules = [one for one in self._model.modules() if isinstance(one, _BatchNorm) and one.training]
         known = [buffer for one in modules for buffer in (one.running_mean, one.running_var) if buffer is not None]
-        numbers = {id(buffer) for buffer in known}
+        alike = {id(buffer) for module in modules for buffer in module.buffers(recurse=False)}  # counts of batches, too
         changed = [one for one in self._model.buffers() if self._versions.get(id(one)) != one._version]
-        return known, [one for one in changed if id(one) not in numbers]
+        return known, [one for one in changed if id(one) not in alike]
 
 
 class _Step(nn.Module):
