@@ -14,10 +14,11 @@ import re
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from dlwp.errors import PeerError
+from dlwp.errors import MachineError, PeerError
 
 GRACE_S = 10.0
 """How long a process may take to end once another has failed."""
@@ -52,11 +53,10 @@ def joined() -> Iterator[None]:
     if cards:
         torch.cuda.set_device(local % cards)
     whole, rank, size = next(iter(distributed.rendezvous("env://")))
-    # the launcher keeps the store when it starts all again, and in it where those who are gone could be reached
-    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
-    store = distributed.PrefixStore(f"dlwp/{again}", whole)
+    start = _agreed(whole, rank, size)
+    store = distributed.PrefixStore(start, whole)
     distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", store=store, rank=rank, world_size=size)
-    _STORE[:] = [distributed.PrefixStore(f"dlwp/{again}", whole.clone())]
+    _STORE[:] = [distributed.PrefixStore(start, whole.clone())]
     _Watch().start()
     try:
         yield
@@ -71,6 +71,30 @@ def joined() -> Iterator[None]:
     finally:
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
+
+
+def _agreed(store: Any, rank: int, size: int) -> str:
+    """Return a name that the processes of this start have in common, and those of no start before.
+
+    torch's launchers keep the store when they start all again, and in it where those who are gone could be reached;
+    they count the starts each for themselves, so that several machines have no number in common. Each process asks
+    under a name of its own; the first answers whoever asks, until all have said that they heard.
+    """
+    name = f"dlwp/{uuid.uuid4().hex}"
+    if rank:
+        store.set(f"dlwp/{rank}", name)
+        found = str(store.get(name).decode())
+        store.set(f"{found}/{rank}", "")
+        return found
+    others, deadline = range(1, size), time.monotonic() + store.timeout.total_seconds()
+    while not store.check([f"{name}/{one}" for one in others]):
+        for one in others:
+            if store.check([f"dlwp/{one}"]):
+                store.set(store.get(f"dlwp/{one}").decode(), name)
+        if time.monotonic() > deadline:
+            raise MachineError(f"of {size} processes some did not come within {store.timeout}. Are all started?")
+        time.sleep(0.05)
+    return name
 
 
 def _is_first(rank: int, error: BaseException) -> bool:

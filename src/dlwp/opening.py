@@ -29,8 +29,7 @@ def folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | N
 
     found = _locked_folder(config, run_dir) if distributed.is_main() else None
     path, named = distributed.from_first(lambda: (found[0].path, found[1]))  # type: ignore[index]
-    if found is not None:
-        launching.note_run(path)
+    launching.note_run(path)
     return found or (RunFolder(path), named)
 
 
