@@ -1,7 +1,7 @@
 """Own how a process becomes one of several that train together, and what it does when another fails.
 
 Knows nothing of what they compute, nor of who started them: torchrun, SkyPilot, Kubeflow, Ray and dlwp's own launcher
-say RANK and WORLD_SIZE; srun says SLURM_*.
+say RANK and WORLD_SIZE; srun says SLURM_*, submitit's local queue SUBMITIT_LOCAL_*.
 
 A process that fails tells of it once, and the others end within `GRACE_S`: each looks every second whether one has.
 """
@@ -30,7 +30,8 @@ _STORE: list[Any] = []  # in which processes tell of their failure, once this is
 
 def is_one_of_many() -> bool:
     """Return whether this process was started as one of several that are to train together."""
-    return {"RANK", "WORLD_SIZE"} <= os.environ.keys() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    tasks = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"))
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys() or max(map(int, tasks)) > 1
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ def joined() -> Iterator[None]:
     import torch
     from torch import distributed
 
-    _take_from_slurm()
+    _take_from_queue()
     if distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:  # by Ray, or alone
         yield
         return
@@ -122,7 +123,8 @@ def of_peer(error: BaseException) -> PeerError | None:
         return error
     signs = ("gloo", "Connection closed by peer")
     of_collective = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-    if not _STORE or not (of_collective or isinstance(error, torch.distributed.DistError)):
+    of_collective = of_collective or isinstance(error, torch.distributed.DistError)
+    if not of_collective or not torch.distributed.is_initialized():
         return None
     return PeerError(_fault() or "another process died without a word (killed; often: out of memory)")
 
@@ -151,18 +153,25 @@ def status_of(code: int) -> int:
     return 0 if HANDED in os.environ else code
 
 
-def _take_from_slurm() -> None:
-    """Say in torch's words what srun says in its own."""
-    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ:
-        return
+def _take_from_queue() -> None:
+    """Say in torch's words what srun, or submitit where it plays the queue on one machine, says in its own."""
     environment = os.environ
-    names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "localhost"
-    job = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
-    environment["RANK"] = environment["SLURM_PROCID"]
-    environment["WORLD_SIZE"] = environment["SLURM_STEP_NUM_TASKS"]
-    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", "0")
+    if "RANK" in environment:
+        return
+    if "SLURM_PROCID" in environment:
+        rank, size, local = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"
+        names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "localhost"
+        job = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
+    elif "SUBMITIT_LOCAL_GLOBALID" in environment:
+        rank, size, local = "SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"
+        names, job = "localhost", int(environment["SUBMITIT_LOCAL_JOB_ID"])
+    else:
+        return
+    environment["RANK"] = environment[rank]
+    environment["WORLD_SIZE"] = environment[size]
+    environment["LOCAL_RANK"] = environment.get(local, "0")
     environment.setdefault("MASTER_ADDR", first_host(names))
-    environment.setdefault("MASTER_PORT", str(20_000 + job % 20_000))
+    environment.setdefault("MASTER_PORT", str(12_000 + job % 20_000))  # below those that systems give away
 
 
 def first_host(names: str) -> str:

@@ -78,7 +78,7 @@ def launch(config: Config, processes: int, run_dir: Path | None) -> Path:
             min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=Path(place).name, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=config.values["max_restarts"],
             logs_specs=DefaultLogsSpecs(log_dir=place), shutdown_timeout=_ENDING,
-            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
         )  # fmt: skip
         words = [sys.executable, "-P", "-m", "dlwp.commands.work", str(handed)]
         try:

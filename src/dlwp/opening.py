@@ -69,13 +69,23 @@ def describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> 
     files.write_atomic(run.config, config_text)
     if config.resume is None:
         files.write_atomic(run.overrides, "".join(f"- {json.dumps(word)}\n" for word in config.words) or "[]\n")
+    typed = {word.lstrip("+~").partition("=")[0] for word in config.typed}
     decided = {one.key: {"value": one.value, "reason": one.reason} for one in parts.decisions}
+    decided = {key: one for key, one in _decided(run).items() if key not in typed} | decided
     facts = environment.collect(
         device=devices.describe(parts.device), threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         torchvision_operators=torchvision_ops.ensure_importable(), decided=decided,
     )  # fmt: skip
     files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
+
+
+def _decided(run: RunFolder) -> dict[str, Any]:
+    """Return what a run has decided before: in the config that it is resumed from that stands as if it were typed."""
+    try:
+        return dict(json.loads(run.environment.read_bytes())["decided"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
-from contextlib import redirect_stderr
+from contextlib import nullcontext, redirect_stderr
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 from dlwp import __version__
 from dlwp.commands import entry
 from dlwp.commands.entry import Flags
-from dlwp.errors import ConfigError, DlwpError
+from dlwp.errors import ConfigError, DlwpError, RunError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from dlwp.api import Run
 
 _QUIET = [
     "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.",
@@ -183,6 +186,13 @@ def _sweep(flags: Flags, by_config: list[str]) -> int:
     print(f"sweep    {folder}{known}", flush=True)
     try:
         _hydra(flags, ["--multirun"], [f"hydra.sweep.dir='{folder}'"], lambda: compose.check_choices(place))
+    except Exception as error:  # any error: of submitit's those that say of a job that it is gone without a result
+        if not type(error).__module__.startswith("submitit."):
+            raise
+        raise RunError(
+            f"a job of the queue ended without a word (killed, or out of time): {folder}/.submitit/*/*_log.err. "
+            f"The others go on; once they are done: dlwp-runs {folder}"
+        ) from error
     finally:
         rows = table.read_runs([folder])
         if rows:
@@ -217,7 +227,8 @@ def _sweep_folder(words: list[str]) -> Path:
 def sweep_job(config: DictConfig) -> float:
     """Do one job of a sweep in its own folder, and return the best value it reached, NaN where it failed.
 
-    It never raises but to end the sweep: its failure is told when it happens, and the others go on.
+    It never raises but to end the sweep: its failure is told when it happens, and the others go on. Where a launcher
+    starts several processes for a job, each comes here.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -229,9 +240,12 @@ def sweep_job(config: DictConfig) -> float:
     name = " ".join(changed)
     place = folder / f"{number}_{slug(changed)}"
     print(f"\njob {number}    {name}", flush=True)
-    status, message, value = 0, "", math.nan
+    status, message, value, tells = 0, "", math.nan, True
+    queue = {one: signal.getsignal(one) for one in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
-        value, status = _job(config, words, place)
+        run, tells = _job(config, words, place)
+        value, status = _best(run), run.exit_code
+        _pass_on(run.exit, queue)
     except DlwpError as error:
         status, message = entry.tell(error, f"job {number} ({name}): "), error.message
     except Exception as error:  # any error: the other jobs of the sweep go on
@@ -239,7 +253,10 @@ def sweep_job(config: DictConfig) -> float:
     from dlwp.runs import files
 
     record = {"number": number, "name": name, "folder": str(place), "exit_code": status, "error": message}
-    files.append_line(folder / "jobs.jsonl", json.dumps(record))
+    if tells:
+        files.append_line(folder / "jobs.jsonl", json.dumps(record))
+    if own.runtime.choices["hydra/launcher"] != "basic":  # the other jobs are not this process's to end
+        return value
     if status == 130:
         raise KeyboardInterrupt
     if status == 143:
@@ -247,18 +264,38 @@ def sweep_job(config: DictConfig) -> float:
     return value
 
 
-def _job(config: DictConfig, words: list[str], place: Path) -> tuple[float, int]:
+def _job(config: DictConfig, words: list[str], place: Path) -> tuple[Run, bool]:
+    """Train; return the run, and whether this process is the one to tell of it."""
     from hydra.core.hydra_config import HydraConfig
 
-    from dlwp import api
+    from dlwp import api, distributed, joining
     from dlwp.config import compose
+    from dlwp.runs.folder import is_run
 
     own = HydraConfig.get()
     folder = next((source.path for source in own.runtime.config_sources if source.provider == "dlwp-user"), None)
-    found = compose.of_job(config, dict(own.runtime.choices), words, Path(folder) if folder else None)
-    run = api.train_config(found, run_dir=place)
+
+    def composed() -> compose.Config:
+        if is_run(place):  # a queue has started the job again
+            return compose.compose([f"resume={place}"])
+        return compose.of_job(config, dict(own.runtime.choices), words, Path(folder) if folder else None)
+
+    if not joining.is_one_of_many():
+        return api.train_config(composed(), run_dir=place), True
+    with joining.joined():
+        return api.train_config(distributed.from_first(composed), run_dir=place), distributed.is_main()
+
+
+def _best(run: Run) -> float:
     best = [value for key, value in (run.summary.get("best") or {}).items() if key != "step"]
-    return (float(best[0]) if best else math.nan), run.exit_code
+    return float(best[0]) if best else math.nan
+
+
+def _pass_on(exit: str, queue: dict[signal.Signals, Any]) -> None:
+    """Hand a signal that has stopped the run, and is saved, to the queue's own handler: it starts the job again."""
+    for number, handler in queue.items():
+        if exit == f"stopped:{number.name}" and callable(handler):
+            handler(number, None)
 
 
 def slug(words: list[str]) -> str:
@@ -274,7 +311,8 @@ def slug(words: list[str]) -> str:
 def _outcome(folder: Path) -> int:
     """Say which jobs failed, and return the status of the sweep: theirs where all failed alike."""
     path = folder / "jobs.jsonl"
-    jobs = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    jobs = sorted({record["number"]: record for record in records}.values(), key=lambda job: int(job["number"]))
     failed = [job for job in jobs if job["exit_code"]]
     if not failed:
         return 0
