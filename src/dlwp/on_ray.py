@@ -56,7 +56,8 @@ def train(*words: str, config_dir: str | Path | None = None, **scaling: Any) -> 
                 raise told from None
             if again == most:
                 way = f"Go on: the same with 'resume={place}' as the only word"
-                raise RunError(f"a process died without a word, {most + 1} times. {way}") from error
+                count = f", {most + 1} times" if most else ""
+                raise RunError(f"a process died without a word{count}. {way}") from error
     raise AssertionError("unreachable: the last try returns or raises")
 
 

@@ -13,7 +13,7 @@ import re
 import shlex
 import signal
 import sys
-from contextlib import nullcontext, redirect_stderr
+from contextlib import redirect_stderr
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -100,7 +100,7 @@ class MaxTime:
 
 
 class Signals:
-    """Turn SIGINT, SIGTERM, SIGUSR1, SIGUSR2 and SIGHUP into a stop after the current step; a second Ctrl-C leaves at once.
+    """Turn SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP into a stop after this step; a second Ctrl-C leaves at once.
 
     Use it as a context around the training. Its handler sets a flag and does nothing else. SIGHUP is left alone where
     it is ignored (nohup); outside of the main thread there are no handlers.
