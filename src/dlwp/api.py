@@ -161,7 +161,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     if main:
         run.update_summary(exit=exit)  # last: who reads "done" finds all of it
         telling.end(run, trainer, console, config, exit)
-    return Run(run.path, run.read_summary())
+    return Run(run.path, {**run.read_summary(), "exit": exit})
 
 
 def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Outcome:

@@ -124,20 +124,27 @@ def test_two_machines_start_again_after_a_death_and_end_as_one_process_does(
 # ---- Slurm ----------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_of_srun_train_as_one(
+def test_tasks_of_srun_train_as_one_and_go_on_after_a_signal(
     tmp_path: Path, alone: Callable[..., Path], started: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
-    place = {"SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(free_port())}
-    tasks = [
-        started(*TRAIN, *SHORT, "run_dir=run", **job, **place, SLURM_PROCID=str(rank), SLURM_LOCALID=str(rank))
-        for rank in range(2)
-    ]
-    told = [one.communicate(timeout=200)[0] for one in tasks]
-    assert [one.returncode for one in tasks] == [0, 0], told
-    assert "run      run" in told[0]
+    job = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
+
+    def tasks(*words: str) -> list[subprocess.Popen[str]]:
+        port = str(free_port())
+        own = [{"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "MASTER_PORT": port} for rank in range(2)]
+        return [started(*TRAIN, *words, **job, **one) for one in own]
+
+    first = tasks(*WORDS, "trainer.epochs=40", "run_dir=run")
+    wait_for_lines(first[0], tmp_path / "run", 4)
+    for one in first:
+        one.send_signal(signal.SIGUSR1)
+    told = [one.communicate(timeout=200)[0] for one in first]
+    assert [one.returncode for one in first] == [143, 143], told
     assert told[1] == ""
-    assert_equal_runs(tmp_path / "run", alone())
+    second = tasks("resume=run")
+    told = [one.communicate(timeout=200)[0] for one in second]
+    assert [one.returncode for one in second] == [0, 0], told
+    assert_equal_runs(tmp_path / "run", alone(epochs=40))
 
 
 def test_the_words_of_srun_become_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

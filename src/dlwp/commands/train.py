@@ -245,7 +245,7 @@ def sweep_job(config: DictConfig) -> float:
     try:
         run, tells = _job(config, words, place)
         value, status = _best(run), run.exit_code
-        _pass_on(run.exit, queue)
+        message = _pass_on(run.exit, queue)
     except DlwpError as error:
         status, message = entry.tell(error, f"job {number} ({name}): "), error.message
     except Exception as error:  # any error: the other jobs of the sweep go on
@@ -291,11 +291,18 @@ def _best(run: Run) -> float:
     return float(best[0]) if best else math.nan
 
 
-def _pass_on(exit: str, queue: dict[signal.Signals, Any]) -> None:
-    """Hand a signal that has stopped the run, and is saved, to the queue's own handler: it starts the job again."""
+def _pass_on(exit: str, queue: dict[signal.Signals, Any]) -> str:
+    """Hand a signal that has stopped the run, which is saved, to the queue's own handler: it starts the job again.
+
+    It does not return then. Return why the job is over where the queue gives it no further time, else "".
+    """
     for number, handler in queue.items():
         if exit == f"stopped:{number.name}" and callable(handler):
-            handler(number, None)
+            try:
+                handler(number, None)
+            except Exception as error:  # any error: it is submitit's word for "no more time"
+                return f"{exit}. {error}"
+    return ""
 
 
 def slug(words: list[str]) -> str:
