@@ -56,7 +56,13 @@ def joined() -> Iterator[None]:
     whole, rank, size = next(iter(distributed.rendezvous("env://")))
     start = _agreed(whole, rank, size)
     store = distributed.PrefixStore(start, whole)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", store=store, rank=rank, world_size=size)
+    backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
+    try:
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:120]
+        way = "Where a host takes its own name for 127.0.0.1: GLOO_SOCKET_IFNAME=eth0, the name of its network card"
+        raise MachineError(f"the {size} processes do not reach one another ({why}). {way}") from error
     _STORE[:] = [distributed.PrefixStore(start, whole.clone())]
     _Watch().start()
     try:

@@ -147,6 +147,19 @@ def test_tasks_of_srun_train_as_one_and_go_on_after_a_signal(
     assert_equal_runs(tmp_path / "run", alone(epochs=40))
 
 
+def test_processes_that_do_not_reach_one_another_say_so_in_a_line(
+    started: Callable[..., subprocess.Popen[str]],
+) -> None:
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    both = [started(*TRAIN, *SHORT, RANK=rank, GLOO_SOCKET_IFNAME="none", **place) for rank in ("0", "1")]
+    for one in both:
+        out, _ = one.communicate(timeout=200)
+        assert one.returncode == 4
+        assert out.startswith("dlwp: error: the 2 processes do not reach one another (")
+        assert "GLOO_SOCKET_IFNAME=eth0" in out
+        assert "Traceback" not in out
+
+
 def test_the_words_of_srun_become_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "to be taken back")
