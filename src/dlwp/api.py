@@ -138,11 +138,8 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     with Signals(resuming.command(run.path, config.trusted)) as signals:
         observers = hearers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
-        notes += [
-            *parts.warnings,
-            *([run.unlocked] if run.unlocked else []),
-            *(disk_warnings(parts, run.checkpoints) if main else []),
-        ]
+        notes += [*parts.warnings, *([run.unlocked] if run.unlocked else [])]
+        notes += disk_warnings(parts, run.checkpoints) if main else []  # the others may have no such folder
         if checkpoint is not None:
             line, anew = resuming.load(trainer, checkpoint, parts.loaders["train"], exact=config.values["resume_exact"])
             if main:

@@ -218,6 +218,7 @@ def test_a_job_that_its_queue_takes_back_saves_and_goes_on_when_started_again(
     assert one.returncode == 5, out
     assert "1 of 2 jobs failed: #1 device=cuda:99 (exit 4: " in out
     assert "(SIGUSR2): saved step" in (run / "run.log").read_text()
+    assert "data.mean" in json.loads((run / "environment.json").read_text())["decided"]  # not a column of the table
     assert_equal_runs(run, alone("device=cpu", epochs=40))
 
 
