@@ -139,7 +139,8 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     with Signals(resuming.command(run.path, config.trusted)) as signals:
         observers = hearers(run, config, parts, console, signals, config_text)
         trainer = parts.trainer(observers)
-        notes += [*parts.warnings, *([run.unlocked] if run.unlocked else []), *disk_warnings(parts, run.checkpoints)]
+        notes += [*parts.warnings, *([run.unlocked] if run.unlocked else [])]
+        notes += disk_warnings(parts, run.checkpoints) if main else []  # the others may have no such folder
         if checkpoint is not None:
             line, anew = resuming.load(trainer, checkpoint, parts.loaders["train"], exact=config.values["resume_exact"])
             if main:
@@ -158,7 +159,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
     if main:
         run.update_summary(exit=exit)  # last: who reads "done" finds all of it
         telling.end(run, trainer, console, config, exit)
-    return Run(run.path, run.read_summary())
+    return Run(run.path, {**run.read_summary(), "exit": exit})
 
 
 def _fit(trainer: Trainer, parts: Parts, run: RunFolder, console: Console) -> Outcome:

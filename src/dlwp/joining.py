@@ -1,7 +1,7 @@
 """Own how a process becomes one of several that train together, and what it does when another fails.
 
 Knows nothing of what they compute, nor of who started them: torchrun, SkyPilot, Kubeflow, Ray and dlwp's own launcher
-say RANK and WORLD_SIZE; srun says SLURM_*.
+say RANK and WORLD_SIZE; srun says SLURM_*, submitit's local queue SUBMITIT_LOCAL_*.
 
 A process that fails tells of it once, and the others end within `GRACE_S`: each looks every second whether one has.
 """
@@ -14,10 +14,11 @@ import re
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from dlwp.errors import PeerError
+from dlwp.errors import MachineError, PeerError
 
 GRACE_S = 10.0
 """How long a process may take to end once another has failed."""
@@ -29,7 +30,14 @@ _STORE: list[Any] = []  # in which processes tell of their failure, once this is
 
 def is_one_of_many() -> bool:
     """Return whether this process was started as one of several that are to train together."""
-    return {"RANK", "WORLD_SIZE"} <= os.environ.keys() or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    tasks = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "SUBMITIT_LOCAL_NTASKS"))
+    return {"RANK", "WORLD_SIZE"} <= os.environ.keys() or max(map(int, tasks)) > 1
+
+
+def number() -> int:
+    """Return which of several this process is, before it has joined them; 0 where it is alone."""
+    names = ("RANK", "SLURM_PROCID", "SUBMITIT_LOCAL_GLOBALID")
+    return int(next((os.environ[name] for name in names if name in os.environ), 0)) if is_one_of_many() else 0
 
 
 @contextlib.contextmanager
@@ -43,7 +51,7 @@ def joined() -> Iterator[None]:
     import torch
     from torch import distributed
 
-    _take_from_slurm()
+    _take_from_queue()
     if distributed.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:  # by Ray, or alone
         yield
         return
@@ -52,12 +60,18 @@ def joined() -> Iterator[None]:
     if cards:
         torch.cuda.set_device(local % cards)
     whole, rank, size = next(iter(distributed.rendezvous("env://")))
-    # the launcher keeps the store when it starts all again, and in it where those who are gone could be reached
-    again = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE") == "1" else "0"
-    store = distributed.PrefixStore(f"dlwp/{again}", whole)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if cards else "gloo", store=store, rank=rank, world_size=size)
-    _STORE[:] = [distributed.PrefixStore(f"dlwp/{again}", whole.clone())]
-    _Watch().start()
+    start = _agreed(whole, rank, size)
+    store = distributed.PrefixStore(start, whole)
+    backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
+    try:
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:120]
+        way = "Where a host takes its own name for 127.0.0.1: GLOO_SOCKET_IFNAME=eth0, the name of its network card"
+        raise MachineError(f"the {size} processes do not reach one another ({why}). {way}") from error
+    _STORE[:] = [distributed.PrefixStore(start, whole.clone())]
+    watch = _Watch()
+    watch.start()
     try:
         yield
         distributed.barrier()  # nobody leaves while another still needs what it holds
@@ -69,8 +83,34 @@ def joined() -> Iterator[None]:
             raise SystemExit(status_of(5)) from error
         raise
     finally:
+        watch.left.set()
+        watch.join()  # the interpreter must not end while it asks the store
         with contextlib.suppress(RuntimeError):
             distributed.destroy_process_group()
+
+
+def _agreed(store: Any, rank: int, size: int) -> str:
+    """Return a name that the processes of this start have in common, and those of no start before.
+
+    torch's launchers keep the store when they start all again, and in it where those who are gone could be reached;
+    they count the starts each for themselves, so that several machines have no number in common. Each process asks
+    under a name of its own; the first answers whoever asks, until all have said that they heard.
+    """
+    name = f"dlwp/{uuid.uuid4().hex}"
+    if rank:
+        store.set(f"dlwp/{rank}", name)
+        found = str(store.get(name).decode())
+        store.set(f"{found}/{rank}", "")
+        return found
+    others, deadline = range(1, size), time.monotonic() + store.timeout.total_seconds()
+    while not store.check([f"{name}/{one}" for one in others]):
+        for one in others:
+            if store.check([f"dlwp/{one}"]):
+                store.set(store.get(f"dlwp/{one}").decode(), name)
+        if time.monotonic() > deadline:
+            raise MachineError(f"of {size} processes some did not come within {store.timeout}. Are all started?")
+        time.sleep(0.05)
+    return name
 
 
 def _is_first(rank: int, error: BaseException) -> bool:
@@ -98,7 +138,8 @@ def of_peer(error: BaseException) -> PeerError | None:
         return error
     signs = ("gloo", "Connection closed by peer")
     of_collective = isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
-    if not _STORE or not (of_collective or isinstance(error, torch.distributed.DistError)):
+    of_collective = of_collective or isinstance(error, torch.distributed.DistError)
+    if not of_collective or not torch.distributed.is_initialized():
         return None
     return PeerError(_fault() or "another process died without a word (killed; often: out of memory)")
 
@@ -108,14 +149,13 @@ class _Watch(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(name="watch", daemon=True)
+        self.left = threading.Event()  # whether this process has done its part
         self._parent = os.getppid()
 
     def run(self) -> None:
         orphaned = False
-        while True:
-            time.sleep(1.0)
-            if _fault():
-                time.sleep(GRACE_S)
+        while not self.left.wait(1.0):
+            if _fault() and not self.left.wait(GRACE_S):
                 os._exit(status_of(5))
             if os.getppid() != self._parent and not orphaned:
                 orphaned = True
@@ -127,18 +167,25 @@ def status_of(code: int) -> int:
     return 0 if HANDED in os.environ else code
 
 
-def _take_from_slurm() -> None:
-    """Say in torch's words what srun says in its own."""
-    if "RANK" in os.environ or "SLURM_PROCID" not in os.environ:
-        return
+def _take_from_queue() -> None:
+    """Say in torch's words what srun, or submitit where it plays the queue on one machine, says in its own."""
     environment = os.environ
-    names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "localhost"
-    job = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
-    environment["RANK"] = environment["SLURM_PROCID"]
-    environment["WORLD_SIZE"] = environment["SLURM_STEP_NUM_TASKS"]
-    environment["LOCAL_RANK"] = environment.get("SLURM_LOCALID", "0")
+    if "RANK" in environment:
+        return
+    if "SLURM_PROCID" in environment:
+        rank, size, local = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"
+        names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "localhost"
+        job = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
+    elif "SUBMITIT_LOCAL_GLOBALID" in environment:
+        rank, size, local = "SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"
+        names, job = "localhost", int(environment["SUBMITIT_LOCAL_JOB_ID"])
+    else:
+        return
+    environment["RANK"] = environment[rank]
+    environment["WORLD_SIZE"] = environment[size]
+    environment["LOCAL_RANK"] = environment.get(local, "0")
     environment.setdefault("MASTER_ADDR", first_host(names))
-    environment.setdefault("MASTER_PORT", str(20_000 + job % 20_000))
+    environment.setdefault("MASTER_PORT", str(12_000 + job % 20_000))  # below those that systems give away
 
 
 def first_host(names: str) -> str:

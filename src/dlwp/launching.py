@@ -25,6 +25,7 @@ from dlwp.joining import HANDED, is_one_of_many
 from dlwp.runs import files
 
 _ENDING = 120  # seconds that processes get to save and leave after a signal
+_NOTED: list[Path] = []  # runs that this process has noted: no start before has
 
 
 # ---- where there is nobody else yet ---------------------------------------------------------------------------------
@@ -80,7 +81,7 @@ def launch(config: Config, processes: int, run_dir: Path | None) -> Path:
             min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=Path(place).name, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=config.values["max_restarts"],
             logs_specs=DefaultLogsSpecs(log_dir=place), shutdown_timeout=_ENDING,
-            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",
+            signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2",
         )  # fmt: skip
         words = [sys.executable, "-P", "-m", "dlwp.commands.work", str(handed)]
         try:
@@ -169,19 +170,27 @@ def hand_back(lines: Sequence[str], status: int) -> None:
 
 def note_run(path: Path) -> None:
     """Note the folder of the run, for the launcher and for those who are started again in our place."""
+    _NOTED.append(path)
     if (place := _shared_place()) is not None:
         files.write_atomic(place / "run", str(path.resolve()))
 
 
 def begun(config: Config) -> Config:
-    """Return the config as it is, or, started again after a death, so that it goes on with the run."""
-    place, again = _shared_place(), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if place is None or again == "0" or not (place / "run").exists():
+    """Return the config as it is, or, started again after a death, so that it goes on with the run.
+
+    Any machine that was there before knows the run: the first process may be on one that has come since.
+    """
+    from dlwp import distributed
+
+    place = _shared_place()
+    note = place / "run" if place is not None and not _NOTED else None
+    run = distributed.any_of(note.read_text() if note is not None and note.exists() else None)
+    if run is None:
         return config
-    note = (
-        f"a process died: all were started again ({again} of {os.environ['TORCHELASTIC_MAX_RESTARTS']} times at most)"
-    )
-    return dataclasses.replace(config, resume=Path((place / "run").read_text()), warnings=[*config.warnings, note])
+    again, most = (os.environ.get(f"TORCHELASTIC_{name}", "0") for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    counted = f" ({again} of {most} times at most)" if again != "0" else ""  # another machine counts its own
+    warnings = [*config.warnings, f"a process died: all were started again{counted}"]
+    return dataclasses.replace(config, resume=Path(run), warnings=warnings)
 
 
 def _shared_place() -> Path | None:

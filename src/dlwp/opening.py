@@ -29,8 +29,7 @@ def folder_of(config: Config, run_dir: Path | None) -> tuple[RunFolder, Path | N
 
     found = _locked_folder(config, run_dir) if distributed.is_main() else None
     path, named = distributed.from_first(lambda: (found[0].path, found[1]))  # type: ignore[index]
-    if found is not None:
-        launching.note_run(path)
+    launching.note_run(path)
     return found or (RunFolder(path), named)
 
 
@@ -71,7 +70,9 @@ def describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> 
     files.write_atomic(run.config, config_text)
     if config.resume is None:
         files.write_atomic(run.overrides, "".join(f"- {json.dumps(word)}\n" for word in config.words) or "[]\n")
+    typed = {word.lstrip("+~").partition("=")[0] for word in config.typed}
     decided = {one.key: {"value": one.value, "reason": one.reason} for one in parts.decisions}
+    decided = {key: one for key, one in _decided(run).items() if key not in typed} | decided
     facts = environment.collect(
         device=devices.describe(parts.device), threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
@@ -79,6 +80,14 @@ def describe(run: RunFolder, config: Config, parts: Parts, config_text: str) -> 
         data=fingerprint(parts.data),
     )  # fmt: skip
     files.write_atomic(run.environment, json.dumps(facts, indent=1, default=str) + "\n")
+
+
+def _decided(run: RunFolder) -> dict[str, Any]:
+    """Return what a run has decided before: in the config that it is resumed from that stands as if it were typed."""
+    try:
+        return dict(json.loads(run.environment.read_bytes())["decided"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
 
 
 @contextlib.contextmanager

@@ -129,7 +129,7 @@ class UntilDiffers:
 
 
 class Signals:
-    """Turn SIGINT, SIGTERM, SIGUSR1 and SIGHUP into a stop after the current step; a second Ctrl-C leaves at once.
+    """Turn SIGINT, SIGTERM, SIGUSR1, SIGUSR2, SIGHUP into a stop after this step; a second Ctrl-C leaves at once.
 
     Use it as a context around the training. Its handler sets a flag and does nothing else. SIGHUP is left alone where
     it is ignored (nohup); outside of the main thread there are no handlers.
@@ -149,7 +149,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP):
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._former[number] = signal.signal(number, self._handle)
         return self

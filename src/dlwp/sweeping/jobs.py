@@ -5,9 +5,11 @@ Knows nothing of which jobs there are, nor of how many run at once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,12 @@ from dlwp.runs.folder import RunFolder
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+    from dlwp.api import Run
+    from dlwp.config.compose import Config
+
 PLAN = "sweep.json"
+_HERE = ("basic", "processes")
+"""Launchers whose jobs end with the command."""
 _RECORDS = "jobs.jsonl"
 _DYING_S = 60
 """Seconds that a job whose sweep was killed may take to save."""
@@ -99,26 +106,34 @@ def sweep_job(config: DictConfig) -> float:
     """Do one job of a sweep in its own folder, and return the best value it reached, NaN where it failed.
 
     A job that is done stays as it is. It never raises but to end the sweep: its failure is told when it happens, and
-    the others go on.
+    the others go on. Where a launcher starts several processes for a job, each comes here.
     """
     from hydra.core.hydra_config import HydraConfig
+
+    from dlwp import joining
 
     own = HydraConfig.get()
     folder, words = Path(own.sweep.dir), [str(word) for word in own.overrides.task]
     job = of(folder, int(own.job.num), words)
     if job.is_finished:
         return job.best
-    print(f"\njob {job.number}    {job.name}", flush=True)
-    record(folder, job)
-    status, message = 0, ""
+    if joining.number() == 0:
+        print(f"\njob {job.number}    {job.name}", flush=True)
+        record(folder, job)
+    status, message, tells = 0, "", True
+    queue = {one: signal.getsignal(one) for one in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
-        status = _do(job, config, folder)
+        run, tells = _do(job, config, folder)
+        status, message = run.exit_code, _passed_on(run.exit, queue)
     except DlwpError as error:
         status, message = failures.tell(error, f"job {job.number} ({job.name}): "), error.message
     except Exception as error:  # any error: the other jobs of the sweep go on
         status = failures.tell(error, f"job {job.number} ({job.name}): ")
         message = f"{type(error).__name__}: {error}"
-    record(folder, job, exit_code=status, error=message)
+    if tells:
+        record(folder, job, exit_code=status, error=message)
+    if own.runtime.choices["hydra/launcher"] not in _HERE:  # the other jobs are not this process's to end
+        return job.best
     if status == 130:
         raise KeyboardInterrupt
     if status == 143:
@@ -126,29 +141,50 @@ def sweep_job(config: DictConfig) -> float:
     return job.best
 
 
-def _do(job: Job, config: DictConfig, folder: Path) -> int:
-    """Go on with the job's run where it has a checkpoint, else begin it; return its exit status."""
+def _do(job: Job, config: DictConfig, folder: Path) -> tuple[Run, bool]:
+    """Go on with the job's run where it has a checkpoint, else begin it.
+
+    Returns:
+        The run, and whether this process is the one to tell of it.
+    """
     from hydra.core.hydra_config import HydraConfig
 
-    from dlwp import api
+    from dlwp import api, distributed, joining
     from dlwp.config import compose
 
     own, run = HydraConfig.get(), RunFolder(job.place)
     user = next((source.path for source in own.runtime.config_sources if source.provider == "dlwp-user"), None)
-    _wait_for(run)
     hearing = []
     if "search" in read_plan(folder):
         from dlwp.sweeping import search
 
         hearing = [search.observer(folder, job.number)]
-    if run.config.exists() and run.saved():
-        found, _ = compose.composed([f"resume={job.place}"])
-        found.hearing = hearing
-        return api.train_config(found).exit_code
-    files.remove_tree(job.place)  # cut before its first checkpoint
-    found = compose.of_job(config, dict(own.runtime.choices), job.words, Path(user) if user else None)
-    found.hearing = hearing
-    return api.train_config(found, run_dir=job.place).exit_code
+
+    def composed() -> tuple[Config, Path | None]:
+        _wait_for(run)
+        if run.config.exists() and run.saved():
+            return compose.compose([f"resume={job.place}"]), None
+        files.remove_tree(job.place)  # cut before its first checkpoint
+        return compose.of_job(config, dict(own.runtime.choices), job.words, Path(user) if user else None), job.place
+
+    with joining.joined() if joining.is_one_of_many() else contextlib.nullcontext():
+        found, place = distributed.from_first(composed)
+        found.hearing = hearing if distributed.is_main() else []
+        return api.train_config(found, run_dir=place), distributed.is_main()
+
+
+def _passed_on(exit: str, queue: dict[signal.Signals, Any]) -> str:
+    """Hand a signal that has stopped the run, which is saved, to the queue's own handler: it starts the job again.
+
+    It does not return then. Return why the job is over where the queue gives it no further time, else "".
+    """
+    for number, handler in queue.items():
+        if exit == f"stopped:{number.name}" and callable(handler):
+            try:
+                handler(number, None)
+            except Exception as error:  # any error: it is submitit's word for "no more time"
+                return f"{exit}. {error}"
+    return ""
 
 
 def _wait_for(run: RunFolder) -> None:

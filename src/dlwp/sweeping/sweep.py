@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dlwp import settings
 from dlwp.config import check, compose, schema
-from dlwp.errors import ConfigError, nearest
+from dlwp.errors import ConfigError, RunError, nearest
 from dlwp.runs import files, table
 from dlwp.sweeping import jobs, locks, space
 
@@ -117,6 +117,13 @@ def run(
         parsed = check.parse(words, place.catalog, sweep=True)
         handed = [word.text for word in parsed if not (is_search and word.several)]
         status = call(handed, [f"hydra.sweep.dir='{folder}'", *before], lambda: compose.check_choices(place))
+    except Exception as error:  # any error: of submitit's those that say of a job that it is gone without a result
+        if not type(error).__module__.startswith("submitit."):
+            raise
+        raise RunError(
+            f"a job of the queue ended without a word (killed, or out of time): {folder}/.submitit/*/*_log.err. "
+            f"The others go on; once they are done: dlwp-runs {folder}"
+        ) from error
     finally:
         _show(folder, is_search)
         if lock is not None:
