@@ -194,7 +194,7 @@ def test_a_sweep_in_a_queue_gives_what_it_gives_without(
     out, _ = one.communicate(timeout=280)
     assert one.returncode == 0, out
     assert out.rstrip().endswith("table    sweep/table.md, sweep/table.csv")
-    assert len((tmp_path / "sweep" / "jobs.jsonl").read_text().splitlines()) == 2
+    assert len((tmp_path / "sweep" / "jobs.jsonl").read_text().splitlines()) == 4  # each job begins and ends once
     assert sorted(path.name for path in (tmp_path / "sweep").glob("*_*/")) == [
         "0_optimizer.lr-0.001",
         "1_optimizer.lr-0.002",
