@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dlwp import devices, distributed, parallel
+from dlwp.averaging import AveragedWeights
 from dlwp.errors import DataError
 from dlwp.metrics import monitored
 from dlwp.models.stages import Frozen, to_training
@@ -33,7 +34,7 @@ from dlwp.training.events import Outcome
 from dlwp.training.nonfinite import Guard
 from dlwp.training.passes import Passes
 from dlwp.training.rates import Rates
-from dlwp.training.state import AveragedWeights, Stateful, TrainState
+from dlwp.training.state import Stateful, TrainState
 from dlwp.training.tally import Tally
 
 
