@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from dlwp import sharding
+
 
 class AveragedWeights:
     """An exponential moving average of a model's parameters; its buffers are copied as they are.
@@ -48,6 +50,10 @@ class AveragedWeights:
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
         """Put the average into the model for the length of the context."""
         current = dict(model.named_parameters())
+        if sharding.is_sharded(model):
+            with sharding.exchanged([(current[name], value) for name, value in self.parameters.items()]):
+                yield
+            return
         kept = {name: current[name].data for name in self.parameters}
         try:
             for name, value in self.parameters.items():

@@ -109,7 +109,10 @@ class TrainState:
 
     def tensors(self) -> dict[str, Any]:
         """Return group -> nested tensors: "model", "optimizer" (by parameter name), "ema" where it is kept."""
-        groups: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self._optimizer_by_name()}
+        groups: dict[str, Any] = {
+            "model": self.model.state_dict(keep_vars=True),
+            "optimizer": self._optimizer_by_name(),
+        }
         if self.averaged is not None:
             groups["ema"] = self.averaged.state_dict(self.model)
         own = {name: part for name, part in self._stateful.items() if _is_own(part)}
