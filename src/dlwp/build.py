@@ -134,8 +134,9 @@ class Builder:
         thaws = parts.settings.unfreeze_at is not None  # then the optimizer is to have all
         parts.frozen = None if thaws else freeze()
         if hasattr(parts.model, "init_from"):  # weights that begin from the data, of the first training batch
+            first = next(iter(parts.loaders["train"].epoch(0)))[0].to(next(parts.model.parameters()).device)
             with torch.no_grad():
-                parts.model.init_from(next(iter(parts.loaders["train"].epoch(0)))[0])  # type: ignore[operator]
+                parts.model.init_from(first)  # type: ignore[operator]
         parts.optimizer = self._optimizer(parts.model, parts.data.facts)
         parts.frozen = freeze() if thaws else parts.frozen
         parts.strategy = self._strategy(parts)

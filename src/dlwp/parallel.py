@@ -66,7 +66,8 @@ class Shared:
         if self._by_hand:
             return self._step(self._model, part, self._criterion)
         if sharding.is_sharded(self._model):
-            return self._step(sharding.synchronised(self._model, is_last), part, self._criterion)
+            with sharding.passed_through(self._model, is_last=is_last):
+                return self._step(self._model, part, self._criterion)
         engine = self._made(part)
         with contextlib.nullcontext() if is_last else engine.no_sync():
             return engine(part)

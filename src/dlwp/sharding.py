@@ -33,6 +33,7 @@ _BY_ELEMENT = (
     "SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "ASGD", "Rprop",
 )  # fmt: skip
 """Optimizers of torch's that treat each number by itself, as those of rows of a weight must."""
+_PASSED_BY = ("mixed torch.Tensor and DTensor", "running forward through the root module first")
 _FUSED = ("Adam", "AdamW")  # of these torch has fused kernels for shards
 
 
@@ -68,17 +69,18 @@ def refuse(settings: TrainerSettings, optimizer: Optimizer, model: nn.Module) ->
         ConfigError: it names the key.
     """
     instead = "or strategy=ddp"
-    of_torch = type(optimizer).__module__.startswith("torch.")
-    name = type(optimizer).__name__
-    if (of_torch and name not in _BY_ELEMENT) or type(optimizer).__module__.startswith("dlwp."):
-        raise ConfigError(
-            f"strategy={NAME}: {name} needs whole weights, a process has its rows of them. optimizer=adamw, {instead}"
-        )
+    for name, module in ((type(one).__name__, type(one).__module__) for one in _each(optimizer)):
+        if module.startswith("dlwp.") or (module.startswith("torch.") and name not in _BY_ELEMENT):
+            raise ConfigError(
+                f"strategy={NAME}: {name} needs whole weights, a process has its rows of them. "
+                f"optimizer=adamw, {instead}"
+            )
     wrong = {
         "compile": (settings.compile, "trainer.compile=false"),
         "cuda_graphs": (settings.cuda_graphs, "trainer.cuda_graphs=false"),
         "accumulate": (settings.accumulate == "auto", "trainer.accumulate=2"),
         "precision": (settings.precision == "fp16", "trainer.precision=bf16"),
+        "unfreeze_at": (settings.unfreeze_at is not None, "trainer.unfreeze_at=null"),
     }
     for key, (is_wrong, way) in wrong.items():
         if is_wrong:
@@ -141,7 +143,8 @@ def shard(model: nn.Module, optimizer: Optimizer, device: torch.device, precisio
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.data = tensor.data.contiguous()
-            torch.distributed.broadcast(tensor.data, 0)
+            if tensor.numel():
+                torch.distributed.broadcast(tensor.data.view(-1).view(torch.uint8), 0, group=distributed._hosts())
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
     # batch norm takes weights and statistics of one type; there, autocast alone makes products bf16
     narrow = precision == "bf16" and not any(isinstance(one, _BatchNorm) for one in model.modules())
@@ -152,10 +155,16 @@ def shard(model: nn.Module, optimizer: Optimizer, device: torch.device, precisio
     # the danger is an in-place operation on a block's output; that of the whole goes to the criterion
     warnings.filterwarnings("ignore", message=rf"FSDP2-wrapped module \({type(model).__name__}\) returned a view")
     shards = dict(model.named_parameters())
-    for group in optimizer.param_groups:
-        if group.get("fused") and type(optimizer).__name__ not in _FUSED:
+    for group in [group for one in _each(optimizer) if type(one).__name__ not in _FUSED for group in one.param_groups]:
+        if group.get("fused"):
             group["fused"] = False
+    for group in optimizer.param_groups:
         group["params"] = [_handed(optimizer, value, shards[names[id(value)]]) for value in group["params"]]
+
+
+def _each(optimizer: Optimizer) -> Sequence[Optimizer]:
+    """Return the optimizers that one is made of, or it alone."""
+    return getattr(optimizer, "optimizers", (optimizer,))
 
 
 def _handed(optimizer: Optimizer, whole: Tensor, shard: Tensor) -> Tensor:
@@ -165,11 +174,24 @@ def _handed(optimizer: Optimizer, whole: Tensor, shard: Tensor) -> Tensor:
     return shard
 
 
-def synchronised(model: nn.Module, is_last: bool) -> nn.Module:
-    """Return a sharded model whose next backward pass sums gradients over processes, or leaves that to a later one."""
+@contextlib.contextmanager
+def passed_through(model: nn.Module, *, is_last: bool) -> Iterator[None]:
+    """Let a backward pass over what is computed here sum gradients over processes, or, not the last, leave that to it.
+
+    Raises:
+        ConfigError: a weight was used elsewhere than in the forward pass of its block, where alone it is whole.
+    """
     assert isinstance(model, FSDPModule)
     model.set_requires_gradient_sync(is_last)
-    return model
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _PASSED_BY):
+            raise
+        raise ConfigError(
+            f"strategy={NAME}: a weight is used outside of the forward pass of its module. Let the step call the model "
+            "as a whole, model(inputs), and each module of it too; or strategy=ddp"
+        ) from error
 
 
 def plain(values: Sequence[Tensor]) -> list[Tensor]:
