@@ -64,7 +64,11 @@ def together(processes: int, jobs: Sequence[Sequence[str]]) -> None:
         )
         for rank in range(processes)
     ]
-    said = [one.communicate(timeout=250)[1] for one in started]
+    try:
+        said = [one.communicate(timeout=250)[1] for one in started]
+    finally:
+        for one in started:
+            one.kill()
     assert [one.returncode for one in started] == [0] * processes, "\n".join(said)
 
 
