@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from dlwp import checkpoint
+from dlwp.averaging import AveragedWeights
 from dlwp.errors import DataError, MachineError
 from dlwp.runs import files, manifest
-from dlwp.training.state import AveragedWeights, TrainState
+from dlwp.training.state import TrainState
 
 
 def state(optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam) -> TrainState:

@@ -194,7 +194,7 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
     if "test" not in parts.loaders:
         return True
     from dlwp import checkpoint as checkpoints
-    from dlwp import distributed, report
+    from dlwp import distributed, report, sharding
     from dlwp.training.state import load_weights
 
     best = distributed.from_first(lambda: run.pointed("best") or run.pointed("last"))
@@ -203,7 +203,7 @@ def _test(run: RunFolder, parts: Parts, trainer: Trainer, console: Console) -> b
         step = at
         trainer.optimizer.zero_grad(set_to_none=True)
         trainer.optimizer.state.clear()  # training is over: its memory is that for the weights
-        weights, _ = distributed.from_first(lambda: checkpoints.load_weights(best))
+        weights, _ = sharding.read(lambda: checkpoints.load_weights(best), trainer.model)
         load_weights(trainer.model, weights)
         if trainer.state.averaged is not None:
             trainer.state.averaged.load_state_dict(weights)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from dlwp import distributed
+from dlwp import distributed, sharding
 from dlwp.errors import ConfigError, nearest
 from dlwp.models.objective import Objective
 from dlwp.observers.compiling import Compiling
@@ -43,13 +43,14 @@ def hearers(
     if logger["tensorboard"]:
         hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts
-        is_text = (facts.encoding or {}).get("kind") == "sequence" and hasattr(parts.model, "max_length")
+        whole = not sharding.is_wanted(parts.strategy)  # one process alone goes through the model
+        is_text = (facts.encoding or {}).get("kind") == "sequence" and hasattr(parts.model, "max_length") and whole
         observers.append(
             TensorBoard(
                 run, images=logger["images"], hparams=hparams, classes=classes, mean=facts.mean, std=facts.std,
                 samples=parts.data.samples,
                 texts=Texts(facts.encoding or {}, parts.device) if is_text else None,
-                masked=_masked(parts),
+                masked=_masked(parts) if whole else None,
             )
         )  # fmt: skip
     if logger["plots"]:

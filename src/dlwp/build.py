@@ -17,7 +17,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dlwp import devices, nested, optimizers, randomness, schedules, weights
+from dlwp import devices, nested, optimizers, parallel, randomness, schedules, sharding, weights
 from dlwp.data import loaders, splits
 from dlwp.data.datasets import Facts, Splits
 from dlwp.errors import ConfigError, did_you_mean
@@ -65,6 +65,7 @@ class Parts:
     scheduler: Any = None
     scheduler_interval: str = "step"
     step: Any = None
+    strategy: str = "ddp"
     weights: str | None = None
     loaded: pretrained.Loaded | None = None
     frozen: stages.Frozen | None = None
@@ -86,6 +87,7 @@ class Parts:
         own_step = not ours or hasattr(type(self.model), "training_step")
         classes = None if own_step or self.data.facts.task != "classification" else self.data.facts.num_classes
         confusion = ConfusionMatrix(classes).to(self.device) if classes and observers else None
+        self.model = parallel.over_processes(self.model, self.optimizer, self.strategy, self.settings, self.device)
         trainer = Trainer(
             self.model, self.criterion, self.optimizer, self.settings,
             scheduler=self.scheduler, scheduler_interval=self.scheduler_interval, metrics=self.metrics,
@@ -132,10 +134,12 @@ class Builder:
         thaws = parts.settings.unfreeze_at is not None  # then the optimizer is to have all
         parts.frozen = None if thaws else freeze()
         if hasattr(parts.model, "init_from"):  # weights that begin from the data, of the first training batch
+            first = next(iter(parts.loaders["train"].epoch(0)))[0].to(next(parts.model.parameters()).device)
             with torch.no_grad():
-                parts.model.init_from(next(iter(parts.loaders["train"].epoch(0)))[0])  # type: ignore[operator]
+                parts.model.init_from(first)  # type: ignore[operator]
         parts.optimizer = self._optimizer(parts.model, parts.data.facts)
         parts.frozen = freeze() if thaws else parts.frozen
+        parts.strategy = self._strategy(parts)
         parts.scheduler, parts.scheduler_interval = self._scheduler(parts)
         own = [group.pop("scheduler", None) for group in parts.optimizer.param_groups]
         parts.scheduler = schedules.by_group(parts.scheduler, own)
@@ -159,7 +163,7 @@ class Builder:
         traits = devices.Traits.of(model)
         settings = self._computation(settings, device, traits, data.facts)
         dtype = torch.float64 if settings.precision == "fp64" else torch.float32
-        model = model.to(device=device, dtype=dtype)
+        model = model.to(device=sharding.home(self._values["strategy"], device), dtype=dtype)
         if settings.channels_last:
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         criterion = self._criterion(data).to(device=device, dtype=dtype)
@@ -365,6 +369,15 @@ class Builder:
         if section.get("total_steps", length) < length:
             raise ConfigError(f"scheduler.total_steps={section['total_steps']} but the run has {length:,}")
         return instantiate(section, "scheduler", self._trust, optimizer=parts.optimizer), keys.interval
+
+    def _strategy(self, parts: Parts) -> str:
+        strategy = str(self._values["strategy"])
+        assert parts.optimizer is not None
+        if sharding.is_wanted(strategy):
+            sharding.refuse(parts.settings, parts.optimizer, parts.model)
+        elif strategy == sharding.NAME and self._values["devices"] == 1:
+            parts.warnings.append(f"strategy={strategy} has no effect with one process. devices=2 or more")
+        return strategy
 
     @staticmethod
     def _check_monitor(parts: Parts) -> None:

@@ -26,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from dlwp import __version__, tensor_file
+from dlwp import __version__, sharding, tensor_file
 from dlwp.errors import DataError, MachineError
 from dlwp.runs import files, manifest
 
@@ -100,8 +100,10 @@ def snapshot(step: int, state: Survivor, config_text: str, *, copied: bool = Fal
     for group, nested in state.tensors().items():
         tensors: dict[str, Tensor] = {}
         skeletons[group] = _flatten(nested, "", tensors)
-        aliases[group] = _take_aliases(tensors)
-        groups[group] = {name: _copy(tensor) if copied else tensor.detach() for name, tensor in tensors.items()}
+        found = sharding.to_first(tensors)
+        aliases[group] = _take_aliases(found)
+        copies = copied and found is tensors
+        groups[group] = {name: _copy(tensor) if copies else tensor.detach() for name, tensor in found.items()}
     record = {
         "format_version": FORMAT_VERSION,
         "dlwp": __version__,

@@ -51,7 +51,7 @@ def gathered(value: Any) -> list[Any]:
     """Return what each process gives, in the order of ranks."""
     found: list[Any] = [value] * world_size()
     if _active():
-        torch.distributed.all_gather_object(found, value, group=_hosts())
+        torch.distributed.all_gather_object(found, value, group=hosts())
     return found
 
 
@@ -77,7 +77,7 @@ def any_of(value: T | None) -> T | None:
     if world_size() == 1:
         return value
     flag = torch.tensor([value is not None], dtype=torch.int32)
-    torch.distributed.all_reduce(flag, group=_hosts())
+    torch.distributed.all_reduce(flag, group=hosts())
     return next(one for one in gathered(value) if one is not None) if flag.item() else None
 
 
@@ -86,12 +86,12 @@ def from_first(make: Callable[[], T]) -> T:
     if world_size() == 1:
         return make()
     holder = [make() if is_main() else None]
-    torch.distributed.broadcast_object_list(holder, group=_hosts())
+    torch.distributed.broadcast_object_list(holder, group=hosts())
     return holder[0]  # type: ignore[return-value]
 
 
 @functools.cache
-def _hosts() -> Any:
+def hosts() -> Any:
     """Return the group in which hosts speak to one another, whatever the cards use."""
     return torch.distributed.new_group(backend="gloo")
 

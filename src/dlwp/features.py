@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from dlwp import checkpoint, devices, distributed
+from dlwp import checkpoint, devices, distributed, sharding
 from dlwp.build import Parts
 from dlwp.data.datasets import ArrayDataset
 from dlwp.data.resident import ResidentLoader
@@ -50,6 +50,8 @@ def once(parts: Parts, begun: Path | None, say: Callable[[str], None]) -> Parts:
 
 def _why_not(parts: Parts) -> str | None:
     """Return why the features of a frozen backbone cannot be computed once, None where they can."""
+    if sharding.is_wanted(parts.strategy):
+        return f"strategy={parts.strategy} cuts the backbone over processes"
     if parts.settings.unfreeze_at is not None:
         return "trainer.unfreeze_at trains the backbone later"
     if parts.step is not None or hasattr(type(parts.model), "training_step") or parts.settings.tta is not None:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
+from dlwp import sharding
 from dlwp.errors import ConfigError, did_you_mean
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm,)
@@ -453,9 +454,10 @@ def lookahead(optimizer: Optimizer, settings: Mapping[str, Any]) -> Optimizer:
                 if parameter in first:  # not before its first step: optimizers tell from an empty state that it is that
                     one.state[parameter]["slow"] = first.pop(parameter)
             if group["lookahead_steps"] % every == 0:
-                slow = [one.state[parameter]["slow"] for parameter in group["params"]]
-                torch._foreach_lerp_(slow, list(group["params"]), alpha)
-                torch._foreach_copy_(list(group["params"]), slow)
+                slow = sharding.plain([one.state[parameter]["slow"] for parameter in group["params"]])
+                fast = sharding.plain(list(group["params"]))
+                torch._foreach_lerp_(slow, fast, alpha)
+                torch._foreach_copy_(fast, slow)
 
     optimizer.register_step_pre_hook(keep_first)
     optimizer.register_step_post_hook(look_back)

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
 
-from dlwp import distributed
+from dlwp import distributed, sharding
 from dlwp.errors import ConfigError
 from dlwp.nested import piece
+from dlwp.settings import TrainerSettings
 
 LEAST = 2
 """Samples of a batch that a process trains on at least, or on none: batch norm refuses one."""
@@ -63,6 +65,9 @@ class Shared:
         """Return what the step gives; after the backward pass of a step's last piece all gradients are summed."""
         if self._by_hand:
             return self._step(self._model, part, self._criterion)
+        if sharding.is_sharded(self._model):
+            with sharding.passed_through(self._model, is_last=is_last):
+                return self._step(self._model, part, self._criterion)
         engine = self._made(part)
         with contextlib.nullcontext() if is_last else engine.no_sync():
             return engine(part)
@@ -160,7 +165,12 @@ def with_norms(model: nn.Module, setting: bool | str, device: torch.device) -> n
     Raises:
         ConfigError: it is wanted on a device on which torch does not have it.
     """
-    if not has_norms(model) or distributed.world_size() == 1 or str(setting).lower() == "false":
+    if (
+        not has_norms(model)
+        or sharding.is_sharded(model)
+        or distributed.world_size() == 1
+        or str(setting).lower() == "false"
+    ):
         return model
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -168,6 +178,17 @@ def with_norms(model: nn.Module, setting: bool | str, device: torch.device) -> n
         raise ConfigError(
             f"trainer.sync_batchnorm=true needs cards: torch has none on {device.type}. trainer.sync_batchnorm=auto"
         )
+    return model
+
+
+def over_processes(
+    model: nn.Module, optimizer: Optimizer, strategy: str, settings: TrainerSettings, device: torch.device
+) -> nn.Module:
+    """Return a model as several processes hold it: whole, or, with `strategy=fsdp2`, cut, its optimizer with it."""
+    if not sharding.is_wanted(strategy):
+        return model
+    model = with_norms(model, settings.sync_batchnorm, device)
+    sharding.shard(model, optimizer, device, settings.precision)
     return model
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dlwp import devices, frames, randomness
+from dlwp import devices, frames, randomness, sharding
 from dlwp.build import Parts
 from dlwp.errors import ConfigError, DataError
-from dlwp.nested import cut, described, inputs_of, size_of, target_of
+from dlwp.nested import cut, described, each, inputs_of, size_of, target_of
 from dlwp.training.batches import split_result, supervised_step
 
 _SAMPLES = 4
@@ -52,18 +52,24 @@ def rehearse(parts: Parts) -> Rehearsal:
     _check_last_batch(parts)
     if parts.settings.compile:
         _try_compiler(parts)
-    model = copy.deepcopy(parts.model).train()
+    model, criterion, device = copy.deepcopy(parts.model).train(), parts.criterion, parts.device
+    if sharding.is_wanted(parts.strategy):  # the whole may fit the host's memory alone
+        device = torch.device("cpu")
+        criterion, few = (
+            copy.deepcopy(criterion).to(device),
+            each(few, lambda one: one.to(device) if isinstance(one, Tensor) else one),
+        )
     step = parts.step or getattr(type(model), "training_step", None) or supervised_step
     watch = _Watch(model)
-    check = parts.criterion.register_forward_pre_hook(lambda _, given: _check_outputs(parts, *given[:2]))
-    randomness.seed_step(parts.seed, 0, 0, 0, parts.device)
+    check = criterion.register_forward_pre_hook(lambda _, given: _check_outputs(parts, *given[:2]))
+    randomness.seed_step(parts.seed, 0, 0, 0, device)
     # a processor without the instructions emulates bf16, far slower than it is worth here
-    precision = parts.settings.precision if parts.device.type != "cpu" else "fp32"
+    precision = parts.settings.precision if device.type != "cpu" else "fp32"
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _backward_flops})
     counter.mod_tracker = _Untracked()  # type: ignore[assignment]  # the sum is wanted alone
     try:
-        with counter, devices.autocast(parts.device, precision):
-            result, _ = step(model, few, parts.criterion)
+        with counter, devices.autocast(device, precision):
+            result, _ = step(model, few, criterion)
             loss, _ = split_result(result)
             if not isinstance(loss, Tensor) or loss.numel() != 1:
                 shape = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dlwp import devices, distributed, parallel
+from dlwp import devices, distributed, parallel, sharding
 from dlwp.build import Parts
 from dlwp.data.datasets import length_of
 from dlwp.data.resident import ResidentLoader
@@ -184,7 +184,8 @@ def train_lines(parts: Parts, values: dict[str, Any], choices: dict[str, str | N
         pieces.append(f"each in {parts.settings.accumulate} pieces")
     if (size := distributed.world_size()) > 1:
         norms = parallel.told_of_norms(parts.model, parts.settings.sync_batchnorm, parts.device)
-        pieces.append(f"shared by {size} processes{norms}")
+        how = sharding.told(parts.model) if sharding.is_wanted(parts.strategy) else f"shared by {size} processes"
+        pieces.append(f"{how}{norms}")
     apart = [_describe_group(entry) for entry in optimizer.get("groups") or ()]
     return [_BAR.join(pieces), *([f"apart: {_BAR.join(apart)}"] if apart else [])]
 

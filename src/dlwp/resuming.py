@@ -141,9 +141,9 @@ def load(trainer: Trainer, checkpoint: Path, train: Loader, *, exact: bool) -> t
         DataError: it is damaged, or the data is other data. ConfigError: it is of another model or optimizer.
     """
     from dlwp import checkpoint as checkpoints
-    from dlwp import distributed
+    from dlwp import sharding
 
-    tensors, record = distributed.from_first(lambda: checkpoints.load(checkpoint))
+    tensors, record = sharding.read(lambda: checkpoints.load(checkpoint), trainer.model)
     try:
         notes = trainer.state.load(tensors, record, exact=exact)
         progress = trainer.state.progress

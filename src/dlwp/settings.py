@@ -258,9 +258,10 @@ OF_ONE_COMMAND = (
 FREE_ON_RESUME = (
     "callbacks", "check", "data.download", "data.eval_batch_size", "data.loader", "data.num_workers", "data.on_error",
     "data.path", "data.root", "data.test_path", "data.timeout_s", "data.val_path", "data.verify", "device", "devices",
-    "dry_run", "logger", "max_restarts", "notes", "resume_exact", "resume_fallback", "tags", "trainer.checkpoint_every",
-    "trainer.epochs", "trainer.extend", "trainer.keep_best", "trainer.keep_last", "trainer.log_every",
-    "trainer.max_steps", "trainer.max_time", "trainer.patience", "trainer.profile", "trainer.progress", "trust",
+    "dry_run", "logger", "max_restarts", "notes", "resume_exact", "resume_fallback", "strategy", "tags",
+    "trainer.checkpoint_every", "trainer.epochs", "trainer.extend", "trainer.keep_best", "trainer.keep_last",
+    "trainer.log_every", "trainer.max_steps", "trainer.max_time", "trainer.patience", "trainer.profile",
+    "trainer.progress", "trust",
 )  # fmt: skip
 """Keys, and sections whole, that a resumed run may change and still be the same run: how long it trains, what it keeps,
 shows and records, where it runs and where its data lies."""

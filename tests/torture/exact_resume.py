@@ -301,7 +301,7 @@ def _without_patience() -> None:
 
 
 def _without_averages() -> None:
-    from dlwp.training.state import AveragedWeights
+    from dlwp.averaging import AveragedWeights
 
     AveragedWeights.load_state_dict = lambda self, state: None  # type: ignore[method-assign]
 

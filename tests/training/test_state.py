@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from dlwp import checkpoint
+from dlwp.averaging import AveragedWeights
 from dlwp.errors import ConfigError
-from dlwp.training.state import AveragedWeights, TrainState, load_weights
+from dlwp.training.state import TrainState, load_weights
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])

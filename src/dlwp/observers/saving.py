@@ -258,13 +258,17 @@ class Following:
     def on_settled(self, event: Settled) -> None:
         """Give what this process knows of the state, where one is taken now."""
         if distributed.any_of(None):
-            event.trainer.state.record()
+            self._take_part(event)
             event.trainer.guard.keep()
 
     def on_end(self, event: Ended) -> None:
         """Do so at the end of a run that has not failed."""
         if event.exit != "failed" and distributed.any_of(None):
-            event.trainer.state.record()
+            self._take_part(event)
+
+    def _take_part(self, event: Settled | Ended) -> None:
+        event.trainer.guard.check_weights()
+        checkpoint.snapshot(event.step, event.trainer.state, "")
 
 
 @dataclass

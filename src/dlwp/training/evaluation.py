@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dlwp import devices, distributed
+from dlwp import devices, distributed, sharding
 from dlwp.criteria import weight_of
 from dlwp.errors import RunError
 from dlwp.nested import piece, target_of
@@ -53,6 +53,9 @@ def evaluate(
         for metric in updated:
             metric.reset()
         for batch in batches:
+            if isinstance(batch, sharding.Idle):
+                step(model, batch.part, criterion)
+                continue
             result, outputs = step(model, batch, criterion)
             loss, further = split_result(result)
             count = weight_of(criterion, batch)
@@ -70,18 +73,20 @@ def evaluate(
     return values | {name: float(metric.compute()) for name, metric in metrics.items()}
 
 
-def shares(loader: Loader, heard: Callable[[int], bool]) -> Iterator[Any]:
+def shares(loader: Loader, heard: Callable[[int], bool], *, idle: bool = False) -> Iterator[Any]:
     """Yield this process's part of each batch of a split, where it has one; `heard` is told of each whole batch.
 
     Args:
         heard: (size) -> whether all processes are to leave off.
+        idle: where this process has none, yield an `Idle` part.
     """
     divide(loader, 1)
     for batch in loader.epoch():
         size = whole_size(loader, batch)
         own, counts = distributed.portion(size, 1)
-        if counts:
-            yield batch if is_divided(loader) else piece(batch, own)
+        part = batch if is_divided(loader) else piece(batch, own)
+        if counts or idle:
+            yield part if counts else sharding.Idle(part)
         if heard(size):
             return
 

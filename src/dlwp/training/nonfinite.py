@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dlwp import devices, distributed, randomness
+from dlwp import devices, distributed, randomness, sharding
 from dlwp.errors import NonFiniteError
 from dlwp.models.fault import first_not_finite
 from dlwp.training.batches import split_result
@@ -75,7 +75,7 @@ class Guard:
         """
         if gradients and loss.dtype in _HALVES:  # of a step that computes its loss within autocast
             loss = loss.to(gradients[0].dtype)
-        found = self._look([loss, *gradients])
+        found = sharding.agreed(self._look([loss, *gradients]), self._trainer.model)
         if self._deferred:
             self._remember(found)
             return True
@@ -150,9 +150,11 @@ class Guard:
         averaged = self._trainer.state.averaged
         averages = averaged.parameters.items() if averaged is not None else ()
         named = dict(self._trainer.model.named_parameters()) | {f"average of {name}": one for name, one in averages}
-        values = [value.detach() for value in named.values() if value.is_floating_point()]
+        own = {name: one for name, value in named.items() for one in sharding.plain([value.detach()])}
+        values, first = [value for value in own.values() if value.is_floating_point()], None
         if values and not bool(torch.isfinite(nn.utils.get_total_norm(values, float("inf")))):
-            name = next(name for name, value in named.items() if not bool(torch.isfinite(value).all()))
+            first = next(name for name, value in own.items() if not bool(torch.isfinite(value).all()))
+        if (name := distributed.any_of(first)) is not None:
             step = self._trainer.state.progress.step
             raise NonFiniteError(f"the weights '{name}' are not finite at step {step}: not saved.{self._way_out()}")
 
@@ -178,7 +180,7 @@ class Guard:
                 one.grad_scale, one.found_inf = None, found  # fused kernels leave weights alone where this is 1
                 continue
             bad, parameters = found.bool(), [each for group in one.param_groups for each in group["params"]]
-            for gradient in [each.grad for each in parameters if each.grad is not None]:
+            for gradient in sharding.plain([each.grad for each in parameters if each.grad is not None]):
                 gradient.masked_fill_(bad, 0)
 
     def _error(self, loss: Tensor, batch: Any, step: int) -> NonFiniteError:

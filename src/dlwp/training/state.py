@@ -5,9 +5,7 @@ Knows nothing of files: a checkpoint asks it for tensors and a record.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dlwp.averaging import AveragedWeights
 from dlwp.errors import ConfigError
 from dlwp.jsonable import from_json, to_json
 
@@ -67,52 +66,6 @@ class Progress:
     pieces: int = 0
 
 
-class AveragedWeights:
-    """An exponential moving average of a model's parameters; its buffers are copied as they are.
-
-    The average after step t has decay min(decay, (1 + t) / (10 + t)), so that early steps are forgotten quickly.
-
-    Source:
-        Polyak, Juditsky 1992 (averaging); the ramp as in TensorFlow's ExponentialMovingAverage.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.parameters = {name: value.detach().clone() for name, value in model.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step` (from 1)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
-        current = dict(model.named_parameters())
-        torch._foreach_lerp_(
-            list(self.parameters.values()), [current[name].detach() for name in self.parameters], 1 - decay
-        )
-
-    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
-        """Return the average in the form of `model.state_dict()`."""
-        averages = {id(value): self.parameters[name] for name, value in model.named_parameters()}
-        return {name: averages.get(id(value), value) for name, value in model.state_dict(keep_vars=True).items()}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
-        for name, value in self.parameters.items():
-            value.copy_(state[name])
-
-    @contextlib.contextmanager
-    def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Put the average into the model for the length of the context."""
-        current = dict(model.named_parameters())
-        kept = {name: current[name].data for name in self.parameters}
-        try:
-            for name, value in self.parameters.items():
-                current[name].data = value
-            yield
-        finally:
-            for name, value in kept.items():
-                current[name].data = value
-
-
 class TrainState:
     """Everything of a run that is not a function of its config: saved whole, and taken back whole.
 
@@ -156,7 +109,10 @@ class TrainState:
 
     def tensors(self) -> dict[str, Any]:
         """Return group -> nested tensors: "model", "optimizer" (by parameter name), "ema" where it is kept."""
-        groups: dict[str, Any] = {"model": self.model.state_dict(), "optimizer": self._optimizer_by_name()}
+        groups: dict[str, Any] = {
+            "model": self.model.state_dict(keep_vars=True),
+            "optimizer": self._optimizer_by_name(),
+        }
         if self.averaged is not None:
             groups["ema"] = self.averaged.state_dict(self.model)
         own = {name: part for name, part in self._stateful.items() if _is_own(part)}

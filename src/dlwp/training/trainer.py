@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dlwp import devices, distributed, parallel
+from dlwp import devices, distributed, parallel, sharding
+from dlwp.averaging import AveragedWeights
 from dlwp.errors import DataError
 from dlwp.metrics import monitored
 from dlwp.models.stages import Frozen, to_training
@@ -33,7 +34,7 @@ from dlwp.training.events import Outcome
 from dlwp.training.nonfinite import Guard
 from dlwp.training.passes import Passes
 from dlwp.training.rates import Rates
-from dlwp.training.state import AveragedWeights, Stateful, TrainState
+from dlwp.training.state import Stateful, TrainState
 from dlwp.training.tally import Tally
 
 
@@ -216,7 +217,7 @@ class Trainer:
         norms = [] if clip is None else [nn.utils.clip_grad_norm_(self._trainable, clip)]
         if self.scaler is not None:
             return []
-        return norms or [gradient for value in self._trainable if (gradient := value.grad) is not None]
+        return sharding.plain(norms or [one.grad for one in self._trainable if one.grad is not None])
 
     # ---- what follows a step --------------------------------------------------------------------------------------
 
@@ -310,9 +311,9 @@ class Trainer:
             return self._agree()
 
         memory, model = within_memory(split, loader), with_views(self._evaluated, self.settings.tta)
-        given = self.criterion, self._metrics
+        given, batches = (self.criterion, self._metrics), shares(loader, heard, idle=sharding.is_sharded(self.model))
         with memory, self._evaluated_weights(), devices.autocast(self.device, self.precision):
-            values = evaluate(model, shares(loader, heard), *given, step=self.step_function, tally=self._confusion)
+            values = evaluate(model, batches, *given, step=self.step_function, tally=self._confusion)
         if self._stop is not None and done < loader.num_samples:
             return None
         best = False
