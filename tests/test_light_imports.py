@@ -120,3 +120,11 @@ def test_composing_needs_nothing_slow() -> None:
     program = "import sys; from dlwp.config.compose import compose; compose(['model=vit']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert not SLOW & {name.partition(".")[0] for name in done.stdout.split()}
+
+
+def test_the_loop_does_without_what_cuts_models_over_processes() -> None:
+    program = "import sys; import dlwp.training.trainer, dlwp.audience; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert not {"torch.distributed.tensor", "torch.distributed.fsdp", "torch.distributed.elastic.agent"} & {
+        *done.stdout.split()
+    }
