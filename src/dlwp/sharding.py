@@ -1,4 +1,4 @@
-"""Own how a model is cut over processes (`strategy=fsdp2`): which modules are blocks, a whole's shards, and the way back.
+"""Own how a model is cut over processes (`strategy=fsdp2`): its blocks, the shards of a whole, and the way back.
 
 Knows nothing of the loop, files and configs. The engine is torch's `fully_shard`: each process holds its rows of every
 weight, of its gradient and of what the optimizer keeps for it; a block's weights are whole only while it computes.
