@@ -40,8 +40,13 @@ def own_place(tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(autouse=True)
 def terminal() -> Iterator[None]:
-    """Begin as in a terminal (nohup and some CI ignore a hang-up), and leave logging as it was: Hydra sets it up."""
+    """Begin as in a terminal, and leave logging as it was: Hydra sets it up.
+
+    nohup and some CI ignore a hang-up, a shell's background jobs a Ctrl-C; what they start would ignore it too.
+    """
     hang_up = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield

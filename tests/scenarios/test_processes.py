@@ -348,21 +348,6 @@ def test_what_is_for_one_process_is_refused_before_any_is_started() -> None:
         dlwp.train("trainer=least_squares", "data=digits", "model=mlp", "devices=2")
 
 
-def test_slurm_says_who_is_who(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SLURM_NTASKS", "8")  # of the allocation: a command in the batch script is one of one
-    assert not joining.is_one_of_many()
-    said = {"PROCID": "5", "LOCALID": "1", "STEP_NUM_TASKS": "8", "STEP_NODELIST": "gpu[03-06]", "JOB_ID": "7"}
-    for name, value in said.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    assert joining.is_one_of_many()
-    joining._take_from_slurm()
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    found = [os.environ.pop(name) for name in names]
-    assert found == ["5", "8", "1", "gpu03", "20007"]
-
-
 def test_a_config_is_handed_over_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dlwp.config.compose import compose
 
