@@ -5,36 +5,23 @@ Knows nothing of training, nor of what is inside a checkpoint.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shlex
-import socket
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dlwp.errors import ConfigError, DataError, MachineError, nearest
-from dlwp.runs import files, heartbeat, history
+from dlwp.runs import files, heartbeat, history, locks
 from dlwp.runs.heartbeat import Heartbeat
 
 _STEP = re.compile(r"step-\d{8,}")
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _LARGEST = 64 * 2**20
-_held: set[int] = set()
-
-
-def _close_held() -> None:
-    for descriptor in _held:
-        os.close(descriptor)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_close_held)  # else a loader's worker would hold the lock of a killed run
 
 
 class RunFolder:
@@ -115,8 +102,7 @@ class RunFolder:
             self._heartbeat.release()
             self._heartbeat = None
         if self._descriptor is not None:
-            _held.discard(self._descriptor)
-            os.close(self._descriptor)
+            locks.release(self._descriptor)
             self._descriptor = None
 
     def discard(self) -> None:
@@ -198,24 +184,18 @@ class RunFolder:
 
     def _lock(self) -> None:
         descriptor = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        is_ours = locks.take(descriptor)
+        if is_ours is False:
             holder = _read_holder(descriptor)
             os.close(descriptor)
-            raise ConfigError(f"{self.path} is running on {holder}") from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
+            raise ConfigError(f"{self.path} is running on {holder}")
+        if is_ours is None:
             self._take_heartbeat(descriptor)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{_this_process()}\n".encode())
+        locks.hold(descriptor)
         self._descriptor = descriptor
-        _held.add(descriptor)
 
     def _take_heartbeat(self, descriptor: int) -> None:
-        taken = Heartbeat.take(self.path / ".heartbeat", _this_process())
+        taken = Heartbeat.take(self.path / ".heartbeat", locks.this_process())
         if isinstance(taken, str):
             os.close(descriptor)
             free = f"no locks here: free once {self.path / '.heartbeat'} is {heartbeat.FREE_AFTER_S:.0f} s old"
@@ -326,10 +306,6 @@ def _notebook() -> Path:
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _this_process() -> str:
-    return f"host {socket.gethostname()}, process {os.getpid()}"
 
 
 def _read_holder(descriptor: int) -> str:

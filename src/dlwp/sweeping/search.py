@@ -22,9 +22,10 @@ from omegaconf import OmegaConf
 from dlwp.config import compose
 from dlwp.errors import MachineError
 from dlwp.observers.pruning import Pruning
+from dlwp.runs import locks
 from dlwp.runs.folder import RunFolder
 from dlwp.settings import Duration
-from dlwp.sweeping import jobs, locks, space
+from dlwp.sweeping import jobs, space
 from dlwp.sweeping.space import Dimension
 
 if TYPE_CHECKING:

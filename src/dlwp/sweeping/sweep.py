@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from dlwp import settings
 from dlwp.config import check, compose, schema
 from dlwp.errors import ConfigError, RunError, nearest
-from dlwp.runs import files, table
-from dlwp.sweeping import jobs, locks, space
+from dlwp.runs import files, locks, table
+from dlwp.sweeping import jobs, space
 
 if TYPE_CHECKING:
     from dlwp.config.compose import Config, Place

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dlwp.sweeping import locks
-from dlwp.sweeping.locks import Lock
+from dlwp.runs import locks
+from dlwp.runs.locks import Lock
 
 HOLD = """
 import os, sys, time
 from pathlib import Path
-from dlwp.sweeping.locks import Lock
+from dlwp.runs.locks import Lock
 held = Lock.take(Path("locks/one"))
 if os.fork() == 0:  # as a worker that loads data
     time.sleep(30)

@@ -24,7 +24,44 @@ def _close_held() -> None:
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_close_held)  # else a loader's worker would hold the lock of a killed sweep
+os.register_at_fork(after_in_child=_close_held)  # else a loader's worker would hold the lock of a killed process
+
+
+def take(descriptor: int) -> bool | None:
+    """Take the lock of an open file; return whether it is ours, or None where the file system has no locks.
+
+    Raises:
+        OSError: anything else; the file is closed.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            os.close(descriptor)
+            raise
+        return None
+    return True
+
+
+def hold(descriptor: int) -> None:
+    """Write this process into a file whose lock it took, and keep it from the processes that are forked from it."""
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{this_process()}\n".encode())
+    _held.add(descriptor)
+
+
+def release(descriptor: int) -> None:
+    """Let the lock go; of a forked process there is nothing to let go."""
+    if descriptor in _held:
+        _held.discard(descriptor)
+        os.close(descriptor)
+
+
+def this_process() -> str:
+    """Return who this is, for whoever finds the lock taken."""
+    return f"host {socket.gethostname()}, process {os.getpid()}"
 
 
 class Lock:
@@ -32,7 +69,6 @@ class Lock:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        _held.add(descriptor)
 
     @classmethod
     def take(cls, path: Path) -> Lock | None:
@@ -42,24 +78,15 @@ class Lock:
         """
         path.parent.mkdir(exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if take(descriptor) is False:
             os.close(descriptor)
             return None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                os.close(descriptor)
-                raise
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"host {socket.gethostname()}, process {os.getpid()}\n".encode())
+        hold(descriptor)
         return cls(descriptor)
 
     def release(self) -> None:
         """Let it go."""
-        if self._descriptor in _held:
-            _held.discard(self._descriptor)
-            os.close(self._descriptor)
+        release(self._descriptor)
 
 
 def wait_for(path: Path, every_s: float = 0.01) -> Lock:
