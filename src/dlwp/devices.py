@@ -166,10 +166,14 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def usable_processors() -> int:
-    """Return how many processors this process may use: those it is bound to, or fewer by a container's quota."""
+def usable_processors(among: int = 1) -> int:
+    """Return how many processors this process may use: those it is bound to, or fewer by a container's quota.
+
+    Args:
+        among: processes that share them: then those of one, at least 1.
+    """
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(bound, _quota(Path("/sys/fs/cgroup/cpu.max")))))
+    return max(1, math.ceil(min(bound, _quota(Path("/sys/fs/cgroup/cpu.max")))) // among)
 
 
 def _quota(path: Path) -> float:
@@ -183,7 +187,7 @@ def _quota(path: Path) -> float:
 
 def limit_threads() -> None:
     """Let torch use no more threads than this process has processors: it sees a machine's, not a container's quota."""
-    most = max(1, usable_processors() // distributed.local_size())
+    most = usable_processors(distributed.local_size())
     if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > most:
         torch.set_num_threads(most)
 

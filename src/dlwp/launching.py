@@ -117,8 +117,7 @@ def _environment(processes: int) -> Iterator[None]:
     """
     from dlwp import devices
 
-    threads = max(1, devices.usable_processors() // processes)
-    wanted = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    wanted = {"OMP_NUM_THREADS": str(devices.usable_processors(processes)), "TORCH_CPP_LOG_LEVEL": "ERROR"}
     added = [name for name in wanted if name not in os.environ]
     os.environ.update({name: wanted[name] for name in added})
     try:

@@ -76,12 +76,16 @@ class Shared:
         """Return the loss of the whole batch, the sum of what each process gives; make gradients and buffers alike.
 
         Args:
-            loss: of this process's part, times its share of the batch. weight: that share.
+            loss: of this process's part, times its share of the batch. weight: that share, where it counts.
         """
         if self._by_hand:
             self._reduce_gradients()
         statistics, others = self._changed()
-        share = torch.as_tensor(weight, device=loss.device, dtype=torch.float64 if loss.device.type == "cpu" else None)
+        share = torch.as_tensor(
+            weight if self.counts else 0.0,
+            device=loss.device,
+            dtype=torch.float64 if loss.device.type == "cpu" else None,
+        )
         values = [loss.reshape(1).to(share.dtype), *(one.to(share.dtype) * share for one in statistics)]
         flat = distributed.sum_(_flatten_dense_tensors(values))
         total, *means = _unflatten_dense_tensors(flat, values)

@@ -441,6 +441,6 @@ class _Batches:
 
 def default_workers() -> tuple[int, str]:
     """Return a number of worker processes for this machine, and the reason."""
-    available = max(1, devices.usable_processors() // distributed.local_size())
+    available = devices.usable_processors(distributed.local_size())
     count = max(0, min(8, available - 1))
     return count, f"{available} processor core{'s' if available != 1 else ''}, one for the loop"

@@ -46,8 +46,7 @@ def share(count: int, cards: bool) -> tuple[int, list[str]]:
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     found = named.split(",") if named else [str(number) for number in range(torch.cuda.device_count() if cards else 0)]
-    threads = max(1, devices.usable_processors() // count)
-    return threads, found if cards and len(found) > 1 else []
+    return devices.usable_processors(count), found if cards and len(found) > 1 else []
 
 
 def run(folder: Path, context: Any, count: int, cards: bool, source: Source, ended: Callable[[int], None]) -> None:

@@ -52,9 +52,10 @@ class Passes:
         loader = self._trainer.train_loader
         self.size = whole_size(loader, batch)
         share = self._shared.share(batch, self.size, is_divided(loader))
-        self.targets = self._shared.total(weight_of(self._trainer.criterion, share), self.size)
+        own = weight_of(self._trainer.criterion, share)
+        self.targets = self._shared.total(own, self.size)
         loss = self._pieces.compute(share, self._accumulate)
-        return self._shared.together(loss, self._weight(share))
+        return self._shared.together(loss, own / self.targets)
 
     def closure(self, loss: Tensor, batch: Any) -> Callable[[], Tensor]:
         """Return what evaluates a batch again at other parameters; the first time it gives what is there already."""
@@ -112,7 +113,6 @@ class Passes:
 
     def _weight(self, piece: Any) -> float | Tensor:
         """Return the share of a piece in its batch."""
-        if self._shared is not None and not self._shared.counts:
-            return 0.0
-        whole = self.targets if self._shared is not None else weight_of(self._trainer.criterion, self._batch)
-        return weight_of(self._trainer.criterion, piece) / whole
+        if self._shared is None:
+            return weight_of(self._trainer.criterion, piece) / weight_of(self._trainer.criterion, self._batch)
+        return weight_of(self._trainer.criterion, piece) / self.targets if self._shared.counts else 0.0
