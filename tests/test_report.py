@@ -20,7 +20,7 @@ def test_a_run_says_that_its_threads_outnumber_the_free_processors(
     from dlwp.config.compose import compose
 
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(devices, "usable_processors", lambda: 2)
+    monkeypatch.setattr(devices, "usable_processors", lambda among=1: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     lines = report.crowding_lines(_build(compose(["data=digits", "model=linear", "device=cpu"])), busy)
     assert [line.partition(":")[0] for line in lines] == [f"other work keeps {busy} of 2 processors busy"] * told

@@ -32,7 +32,7 @@ def streaming(workers: int, cpu_s: float) -> StreamingLoader:
 
 @pytest.fixture
 def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "usable_processors", lambda: 2)
+    monkeypatch.setattr(devices, "usable_processors", lambda among=1: 2)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 

@@ -180,7 +180,7 @@ def no_locks(number: int, patch: Callable[[], None] | None = None) -> Trial:
 
 
 def _without_flock() -> None:
-    from dlwp.runs import folder
+    from dlwp.runs import locks
 
     class NoLocks:
         LOCK_EX = LOCK_NB = LOCK_SH = 0
@@ -189,13 +189,13 @@ def _without_flock() -> None:
         def flock(*words: Any) -> None:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    folder.fcntl = NoLocks  # type: ignore[assignment]
+    locks.fcntl = NoLocks  # type: ignore[assignment]
 
 
 def _blind_locks() -> None:
-    from dlwp.runs import folder
+    from dlwp.runs import locks
 
-    folder.fcntl.flock = lambda *words: None  # type: ignore[attr-defined]
+    locks.fcntl.flock = lambda *words: None  # type: ignore[attr-defined]
 
 
 def _shared_folders() -> None:
