@@ -47,6 +47,12 @@ def test_nothing_is_said_where_the_model_takes_nearly_all_or_the_start_took_long
     assert told({"start": 100.0}) is None
 
 
+def test_of_a_run_of_seconds_only_the_data_is_told_of() -> None:
+    short = {name: seconds / 2 for name, seconds in MODEL.items()}
+    assert told({**short, "logging": 4.0}) is None
+    assert str(told({**short, "data": 4.0}, ResidentLoader(DATA, 8))).startswith("44% making batches")
+
+
 @pytest.mark.usefixtures("two_processors")
 def test_data_that_waits_for_a_disk_is_read_beside_the_model() -> None:
     found = told({"data": 10.0}, streaming(0, cpu_s=0.0))

@@ -39,7 +39,7 @@ def hearers(
     if not distributed.is_main():
         return [signals, *_steering(settings), *_callbacks(config), Following()]
     observers: list[Any] = [console, signals, Recording(run, test_follows=True), *_steering(settings)]
-    observers += config.hearing
+    observers += [instantiate(section, "hearing") for section in config.hearing]
     if logger["tensorboard"]:
         hparams = {**flat(config.stored), **parts.decided(stored_only=True)}
         facts = parts.data.facts

@@ -144,7 +144,7 @@ def _noted(place: str, name: str) -> str:
 
 
 def _text(config: Config, run_dir: Path | None) -> str:
-    fields = {one.name: getattr(config, one.name) for one in dataclasses.fields(config) if one.name != "hearing"}
+    fields = {one.name: getattr(config, one.name) for one in dataclasses.fields(config)}
     fields["resume"] = None if config.resume is None else str(config.resume)
     return yaml.safe_dump({"config": fields, "run_dir": None if run_dir is None else str(run_dir)}, sort_keys=False)
 

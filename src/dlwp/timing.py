@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MODEL = ("forward", "backward", "optimizer", "solver")
 _WORTH = 0.10
 """The share of the time above which there is something to say, and the gain below which there is not."""
+_SHORT_S = 10.0
 _AIM = 0.05
 """The share to which an advice would bring evaluation, saving or logging."""
 _CROWDING = 1.25
@@ -47,6 +48,8 @@ def time_line(times: dict[str, float]) -> str:
 def advice(times: dict[str, float], loader: Any, settings: TrainerSettings) -> str | None:
     """Return one line on what other than the model took the most, over 10% of the time, and what would change it.
 
+    Of a run of seconds it is told of its data alone: what comes now and then is soon rare in a longer one.
+
     Args:
         times: seconds by name, as `Trainer.times` has them; the wait for the very first batch counts for nothing.
         loader: of the training data.
@@ -61,6 +64,8 @@ def advice(times: dict[str, float], loader: Any, settings: TrainerSettings) -> s
         return None
     if name == "data":
         return _of_data(spent, total, share, loader)
+    if total < _SHORT_S:
+        return None
     rest = total - others[name]
     fold = math.ceil(others[name] / (_AIM * rest / (1 - _AIM)))
     faster = f"about {total / (rest + others[name] / fold):.1f} times faster"

@@ -173,6 +173,13 @@ def test_summary_keeps_what_is_not_replaced_and_is_valid_json(tmp_path: Path) ->
     assert run.read_summary() == {}
 
 
+def test_values_by_name_of_a_summary_that_are_none_are_left_out(tmp_path: Path) -> None:
+    run = RunFolder.create(tmp_path / "run")
+    run.summary.write_text('{"best": 3, "test": [], "time": {"data": 1.0}, "exit": "done"}')
+    assert run.read_summary() == {"time": {"data": 1.0}, "exit": "done"}
+    assert run.best_step is None
+
+
 def make_run(path: Path, age: int) -> Path:
     run = RunFolder.create(path)
     run.config.write_text("seed: 0\n")

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 import dlwp
 from dlwp import distributed, joining, launching
+from dlwp.config.compose import compose
 from dlwp.errors import ConfigError
 
 OWN = '''
@@ -338,6 +339,15 @@ def test_a_process_that_fails_ends_all_and_is_told_of_once(tmp_path: Path) -> No
     assert (summary["exit"], summary["error"][:20]) == ("failed", "process 2: callback ")
 
 
+def test_who_hears_a_run_for_a_search_or_a_second_run_hears_it_where_it_is_done(tmp_path: Path) -> None:
+    words = [*QUIET, "data=digits", "model=linear", "trainer.max_steps=9"]
+    dlwp.train(*words, "run_dir=before")
+    config = compose([*words, "optimizer.lr=0.5", "devices=2", "run_dir=again"])
+    config.hearing = [{"_target_": "dlwp.observers.stopping.UntilDiffers", "run": "before"}]
+    run = dlwp.api.train_config(config)
+    assert (run.exit, run.summary["step"]) == ("stopped:differs", 1)
+
+
 # ---- what needs no processes ----------------------------------------------------------------------------------------
 
 
@@ -349,9 +359,8 @@ def test_what_is_for_one_process_is_refused_before_any_is_started() -> None:
 
 
 def test_a_config_is_handed_over_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dlwp.config.compose import compose
-
     config = compose(["data=digits", "model=mlp", "optimizer.lr=1e-5", "tags=[a,'1']", "notes='x: y'"])
+    config.hearing = [{"_target_": "dlwp.observers.stopping.UntilDiffers", "run": "before"}]
     path = tmp_path / "config.yaml"
     path.write_text(launching._text(config, Path("here")))
     monkeypatch.setenv(joining.HANDED, "")

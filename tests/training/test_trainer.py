@@ -93,6 +93,20 @@ def test_trainer_equals_a_bare_loop_bit_for_bit() -> None:
     assert torch.equal(weights(model), weights(bare))
 
 
+def test_an_evaluation_whose_loss_is_no_number_is_not_the_best_whatever_its_accuracy() -> None:
+    class Broken(nn.CrossEntropyLoss):
+        def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            loss = super().forward(outputs, targets)
+            return loss if outputs.requires_grad or trainer.state.progress.step > 7 else loss * math.nan
+
+    heard = Heard()
+    trainer = trainer_of(network(), TrainerSettings(epochs=2), observers=[heard])
+    trainer.criterion = Broken()
+    trainer.fit(loader(), loader(shuffle=False))
+    found = [(line[3]["loss"], line[4]) for line in heard.lines if line[0] == "val"]
+    assert [(math.isnan(loss), best) for loss, best in found] == [(True, False), (False, True)]
+
+
 @pytest.mark.parametrize("accumulate", [2, 3, 5])
 def test_accumulated_gradients_equal_those_of_the_whole_batch(accumulate: int) -> None:
     models = [network(norm=False, dropout=0.0).double() for _ in range(2)]

@@ -52,10 +52,10 @@ def _rerun() -> int:
 
     config = compose(words, config_dir=before, config_name="config")  # a stranger's is judged as when it is resumed
     from dlwp import api
-    from dlwp.observers.stopping import UntilDiffers
 
     try:
-        config.hearing = [UntilDiffers(before)] if until_differs else []
+        heard_by = {"_target_": "dlwp.observers.stopping.UntilDiffers", "run": str(before)}
+        config.hearing = [heard_by] if until_differs else []
         run = api.train_config(config)
     except RunError:  # as the first did, maybe
         print(*again.report(before, find_run(config.values.get("run_dir") or "last")[0])[0], sep="\n")

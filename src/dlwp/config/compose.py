@@ -54,7 +54,7 @@ class Config:
         resume: the run folder or checkpoint that `resume=` names; the values came from its config.yaml and the words.
         warnings: sentences on settings that are allowed and doubtful.
         foreign: it is of a run that this account did not begin. trusted: what was typed as `trust=[...]`.
-        hearing: objects that hear the run in this process beside those of its settings; nothing of them is stored.
+        hearing: sections (`_target_`) of what hears the run beside its settings' callbacks; nothing of them is stored.
     """
 
     values: dict[str, Any]
@@ -66,7 +66,7 @@ class Config:
     warnings: list[str] = field(default_factory=list)
     foreign: bool = False
     trusted: list[str] = field(default_factory=list)
-    hearing: list[Any] = field(default_factory=list)
+    hearing: list[dict[str, Any]] = field(default_factory=list)
 
     def yaml(self, decided: Mapping[str, Any]) -> str:
         """Return the text of a run's config.yaml, from which the run can be replayed and resumed.

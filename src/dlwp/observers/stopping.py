@@ -111,7 +111,7 @@ class UntilDiffers:
 
     watcher = False
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: str | Path) -> None:
         self._lines = iter(history.read(Path(run) / "metrics.jsonl"))
 
     def on_log(self, event: Logged) -> Stop | None:

@@ -154,11 +154,7 @@ def _do(job: Job, config: DictConfig, folder: Path) -> tuple[Run, bool]:
 
     own, run = HydraConfig.get(), RunFolder(job.place)
     user = next((source.path for source in own.runtime.config_sources if source.provider == "dlwp-user"), None)
-    hearing = []
-    if "search" in read_plan(folder):
-        from dlwp.sweeping import search
-
-        hearing = [search.observer(folder, job.number)]
+    heard_by = {"_target_": "dlwp.sweeping.search.observer", "folder": str(folder), "number": job.number}
 
     def composed() -> tuple[Config, Path | None]:
         _wait_for(run)
@@ -169,7 +165,7 @@ def _do(job: Job, config: DictConfig, folder: Path) -> tuple[Run, bool]:
 
     with joining.joined() if joining.is_one_of_many() else contextlib.nullcontext():
         found, place = distributed.from_first(composed)
-        found.hearing = hearing if distributed.is_main() else []
+        found.hearing = [heard_by] if "search" in read_plan(folder) else []
         return api.train_config(found, run_dir=place), distributed.is_main()
 
 

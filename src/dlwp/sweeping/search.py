@@ -130,8 +130,9 @@ def _sampler(settings: dict[str, Any], number: int) -> Any:
     return samplers.RandomSampler(seed=seed + number)
 
 
-def observer(folder: Path, number: int) -> Pruning:
+def observer(folder: str | Path, number: int) -> Pruning:
     """Return what tells a trial's evaluations to the study, and ends it where the pruner says so."""
+    folder = Path(folder)
     study, storage = study_of(folder)
     plan, trial_id = jobs.read_plan(folder)["search"], _id(storage, number)
 

@@ -345,7 +345,7 @@ class Trainer:
     def _note_best(self, value: float, loss: float) -> bool:
         """Note the best evaluation; of two with one value (a small split has few accuracies) that of the lower loss."""
         progress = self.state.progress
-        if not math.isfinite(value):
+        if not math.isfinite(value) or math.isnan(loss):  # classes that nothing is known of have an accuracy too
             return False
         ties = value == progress.best_value and progress.best_loss is not None and loss < progress.best_loss
         if not ties and not self.is_better(value, progress.best_value):
