@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
+import dlwp
 from dlwp import devices, report
 
 
@@ -73,3 +75,14 @@ def test_each_proportion_has_its_own_interval() -> None:
     assert plain == "accuracy 88.9% (95% interval 88.3% to 89.5%), loss 1, top-5 99.0%, mine 0.5, from step 7"
     line = report.result_line("test", values, 10_000, 7, None, "val/accuracy", {"top5": (0.98, 0.995), "mine": (0, 1)})
     assert line == "accuracy 0.889, loss 1, top-5 99.0% (98.0% to 99.5%), mine 50.0% (0.0% to 100.0%), from step 7"
+
+
+def test_tensorboard_is_what_to_type_next_where_it_was_written_for(tmp_path: Path) -> None:
+    resume = "dlwp-train resume=runs/a"
+    assert report.next_lines(Path("runs/a"), resume, watched=True) == [
+        "tensorboard --logdir runs", "dlwp-eval checkpoint=runs/a", resume
+    ]  # fmt: skip
+    for watched in ("true", "false"):
+        words = ["data=digits", "model=linear", "trainer.max_steps=1", f"logger.tensorboard={watched}"]
+        run = dlwp.train(*words, f"run_dir={tmp_path / watched}")
+        assert ("tensorboard --logdir" in (run.folder / "run.log").read_text()) == (watched == "true")

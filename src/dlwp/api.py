@@ -154,7 +154,7 @@ def _train_in(run: RunFolder, named: Path | None, config: Config, console: Conso
             console.warn(f"{run.path} has no checkpoint yet: starting it again from step 0, in the same folder")
         outcome = _fit(trainer, parts, run, console)
         exit = outcome.exit
-        if not exit.startswith("stopped:") and not _test(run, parts, trainer, console):
+        if not exit.startswith(("stopped:", "pruned")) and not _test(run, parts, trainer, console):
             exit = signals.exit or exit
     if main:
         run.update_summary(exit=exit)  # last: who reads "done" finds all of it

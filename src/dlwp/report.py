@@ -374,10 +374,10 @@ def _shortened(name: str) -> str:
     return name if len(name) <= 30 else f"{name[:29]}…"
 
 
-def next_lines(folder: Path, resume: str) -> list[str]:
-    """Return the commands that one would type next: of the run's folder, and `resume`."""
+def next_lines(folder: Path, resume: str, *, watched: bool) -> list[str]:
+    """Return the commands that one would type next: of the run's folder, and `resume`; `watched` by TensorBoard."""
     return [
-        shlex.join(["tensorboard", "--logdir", str(folder.parent)]),
+        *([shlex.join(["tensorboard", "--logdir", str(folder.parent)])] if watched else []),
         shlex.join(["dlwp-eval", f"checkpoint={folder}"]),
         resume,
     ]

@@ -72,10 +72,9 @@ def end(run: RunFolder, trainer: Trainer, console: Console, config: Config, exit
         console.repeat_warnings()
         return
     further = resuming.longer(config.values["trainer"], exit, progress.step, max(progress.epoch, 1))
-    console.say_table({
-        "time": timing.lines(trainer),
-        "next": report.next_lines(run.path, resuming.command(run.path, config.trusted, further)),
-    })  # fmt: skip
+    resume = resuming.command(run.path, config.trusted, further)
+    following = report.next_lines(run.path, resume, watched=config.values["logger"]["tensorboard"])
+    console.say_table({"time": timing.lines(trainer), "next": following})
     console.repeat_warnings()
 
 
