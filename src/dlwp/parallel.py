@@ -37,12 +37,14 @@ class Shared:
         model: its buffers are kept alike.
         step: (model, batch, criterion) -> (loss, outputs), as the trainer's.
         criterion: given to the step.
-        by_hand: gradients are reduced after the backward pass, in one go, and not while it runs.
+        settings: of the run.
     """
 
-    def __init__(self, model: nn.Module, step: Callable[..., Any], criterion: Any, *, by_hand: bool) -> None:
+    def __init__(self, model: nn.Module, step: Callable[..., Any], criterion: Any, settings: TrainerSettings) -> None:
         self._model, self._step, self._criterion = model, step, criterion
-        self._by_hand = by_hand
+        # gradients are reduced after the backward pass: who runs out of memory in it must not leave others waiting
+        self._by_hand = settings.accumulate == "auto"
+        self._unused = str(settings.find_unused_parameters).lower()
         self._engine: DistributedDataParallel | None = None
         self._of: Sequence[Tensor] = []  # the parameters that the engine was made for
         self._versions: dict[int, int] = {}
@@ -69,8 +71,14 @@ class Shared:
             with sharding.passed_through(self._model, is_last=is_last):
                 return self._step(self._model, part, self._criterion)
         engine = self._made(part)
-        with contextlib.nullcontext() if is_last else engine.no_sync():
-            return engine(part)
+        try:
+            with contextlib.nullcontext() if is_last else engine.no_sync():
+                return engine(part)
+        except RuntimeError as error:
+            if "finished reduction in the prior iteration" not in str(error):
+                raise
+            text = "the last step left weights without a gradient that the first one did not"
+            raise ConfigError(f"{text}. trainer.find_unused_parameters=true looks for them in each step") from error
 
     def together(self, loss: Tensor, weight: float | Tensor) -> Tensor:
         """Return the loss of the whole batch, the sum of what each process gives; make gradients and buffers alike.
@@ -100,7 +108,9 @@ class Shared:
         """Return the engine for the parameters that are trained now."""
         trained = [one for one in self._model.parameters() if one.requires_grad]
         if self._engine is None or len(trained) != len(self._of):
-            unused = distributed.any_of(self._leaves_some(trained, part) or None) is not None
+            unused = self._unused == "true"
+            if self._unused == "auto":
+                unused = distributed.any_of(self._leaves_some(trained, part) or None) is not None
             self._of = trained
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)  # from 2.13 on

@@ -72,6 +72,7 @@ class TrainerSettings:
     cuda_graphs: bool = False
     accumulate: int | str = 1
     sync_batchnorm: bool | str = "auto"
+    find_unused_parameters: bool | str = "auto"
     clip_norm: float | None = None
     ema_decay: float | None = None
     tta: str | None = None
@@ -203,6 +204,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "scheduler.interval": ("step", "epoch"),
     "strategy": ("ddp", "fsdp2"),
     "trainer.sync_batchnorm": ("auto", "true", "false"),
+    "trainer.find_unused_parameters": ("auto", "true", "false"),
     "hydra.sweeper.sampler": ("tpe", "random", "grid", "cmaes", "qmc"),
     "hydra.sweeper.pruner": ("median", "hyperband", "none"),
 }

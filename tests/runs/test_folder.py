@@ -175,8 +175,8 @@ def test_summary_keeps_what_is_not_replaced_and_is_valid_json(tmp_path: Path) ->
 
 def test_values_by_name_of_a_summary_that_are_none_are_left_out(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run")
-    run.summary.write_text('{"best": 3, "test": [], "time": {"data": 1.0}, "exit": "done"}')
-    assert run.read_summary() == {"time": {"data": 1.0}, "exit": "done"}
+    run.summary.write_text('{"best": 3, "test": [], "last": null, "time": {"data": 1.0}, "exit": "done"}')
+    assert run.read_summary() == {"last": None, "time": {"data": 1.0}, "exit": "done"}
     assert run.best_step is None
 
 

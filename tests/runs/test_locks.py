@@ -16,9 +16,12 @@ import os, sys, time
 from pathlib import Path
 from dlwp.runs.locks import Lock
 held = Lock.take(Path("locks/one"))
+reader, writer = os.pipe()
 if os.fork() == 0:  # as a worker that loads data
+    os.write(writer, b"1")
     time.sleep(30)
     os._exit(0)
+os.read(reader, 1)  # it is there, and has let go of what is not its own
 print("held", flush=True)
 time.sleep(30)
 """

@@ -46,6 +46,22 @@ class Odd(nn.Module):
         return self.used(inputs.flatten(1))
 
 
+class Turns(nn.Module):
+    """Takes another layer in each step, and all of them, or all but one, in the first."""
+
+    def __init__(self, in_features=64, num_classes=10, first_takes_all=True):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(in_features, num_classes) for _ in range(3))
+        self.steps, self.first_takes_all = -1, first_takes_all
+
+    def forward(self, inputs):
+        self.steps += self.training
+        layers = list(self.layers)
+        if self.training and not (self.first_takes_all and self.steps < 1):
+            del layers[self.steps % 3]
+        return sum(layer(inputs.flatten(1)) for layer in layers)
+
+
 class Named(Dataset):
     def __len__(self):
         return 53
@@ -131,6 +147,7 @@ CASES: dict[str, list[str]] = {
     "stops early": ["data=digits", "model=linear", "trainer.epochs=9", "trainer.patience=1", "data.batch_size=61"],
     "more processes than samples": ["data=digits", "model=linear", "data.max_samples=3", "data.batch_size=2"],
     "a layer unused": ["data=digits", "model._target_=own.Odd"],
+    "layers in turn": ["data=digits", "model._target_=own.Turns", "trainer.find_unused_parameters=true"],
     "averaged, in pieces": ["data=digits", "model=mlp", "trainer.ema_decay=0.9", "trainer.accumulate=3"],
     "every change of pictures": ["data=digits", "model=mlp", f"data.augment={ALL}", "data.batch_size=51"],
     "pictures mixed": ["data=digits", "model=mlp", "data.augment=[crop,{mixup: {alpha: 0.2}}]"],
@@ -337,6 +354,14 @@ def test_a_process_that_fails_ends_all_and_is_told_of_once(tmp_path: Path) -> No
     assert "Traceback" not in told
     summary = json.loads(Path("failed/summary.json").read_text())
     assert (summary["exit"], summary["error"][:20]) == ("failed", "process 2: callback ")
+
+
+def test_weights_that_are_left_out_in_later_steps_alone_are_told_of(tmp_path: Path) -> None:
+    Path("own.py").write_text(OWN)
+    process = started(*QUIET, "data=digits", "model._target_=own.Turns", "devices=2", "run_dir=turns")
+    told, _ = process.communicate(timeout=100)
+    assert process.returncode == 2
+    assert told.count("left weights without a gradient that the first one did not. trainer.find_unused_par") == 1
 
 
 def test_who_hears_a_run_for_a_search_or_a_second_run_hears_it_where_it_is_done(tmp_path: Path) -> None:

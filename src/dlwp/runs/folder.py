@@ -21,7 +21,7 @@ from dlwp.runs import files, heartbeat, history, locks
 from dlwp.runs.heartbeat import Heartbeat
 
 _STEP = re.compile(r"step-\d{8,}")
-_PARTED = ("best", "test", "time")  # what of summary.json has values by name
+_PARTED = ("best", "last", "test", "time")  # what of summary.json has values by name
 _LARGEST = 64 * 2**20
 
 
@@ -123,7 +123,7 @@ class RunFolder:
         except (OSError, ValueError, RecursionError):
             return {}
         found = found if isinstance(found, dict) else {}
-        return {name: value for name, value in found.items() if name not in _PARTED or isinstance(value, dict)}
+        return {name: value for name, value in found.items() if name not in _PARTED or isinstance(value, dict | None)}
 
     def update_summary(self, **values: Any) -> None:
         """Replace values of summary.json, atomically; numbers that are not finite become null."""

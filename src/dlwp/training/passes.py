@@ -40,8 +40,7 @@ class Passes:
         self._captured = Captured(self._compute, self._parameters, settings) if settings.cuda_graphs else None
         self._shared = None
         if distributed.world_size() > 1:
-            by_hand = settings.accumulate == "auto"  # a process that runs out of memory must not leave others waiting
-            self._shared = parallel.Shared(trainer.model, self._step, trainer.criterion, by_hand=by_hand)
+            self._shared = parallel.Shared(trainer.model, self._step, trainer.criterion, settings)
 
     def loss(self, batch: Any) -> Tensor:
         """Return the loss of a batch, detached; its gradient is where the optimizer finds it."""
