@@ -5,7 +5,6 @@ Knows nothing of command lines and exit statuses. Torch is imported inside the f
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,13 +93,13 @@ def train_config(config: Config, *, run_dir: Path | None = None) -> Run:
     run, named = opening.folder_of(config, run_dir)
     try:
         from dlwp import distributed
-        from dlwp.observers.console import Console
+        from dlwp.observers.console import Console, Nowhere
 
         main = distributed.is_main()
         console = (
             Console(run.log, progress=config.values["trainer"]["progress"])
             if main
-            else Console(progress=False, stream=io.StringIO())
+            else Console(progress=False, stream=Nowhere())
         )
         fresh = config.resume is None and run_dir is None
         with opening.failures_noted(run, console, config, fresh=fresh):

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dlwp.observers import console as module
-from dlwp.observers.console import Console
+from dlwp.observers.console import Console, Nowhere
 from dlwp.training.events import Settled, StepEnded
 
 EPOCH_LINE = re.compile(
@@ -211,3 +211,9 @@ def test_bars_are_seen_on_a_real_terminal() -> None:
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], stdout=child, env=environment, check=False)
     os.close(parent), os.close(child)
     assert done.returncode == 0
+
+
+def test_what_is_said_in_a_process_that_is_not_to_be_heard_is_not_kept() -> None:
+    stream = Nowhere()
+    Console(progress=False, stream=stream).say("said")
+    assert stream.getvalue() == ""

@@ -6,6 +6,7 @@ Knows nothing of what is kept: metrics.jsonl has the numbers.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 import sys
@@ -35,6 +36,13 @@ _BAR_S = 0.2  # between refreshes of a bar
 _VALUES_S = 1.0  # between readings of the loss: each waits for the device
 _LINE_S = 30.0  # between progress lines without a terminal
 _LOG_BYTES = 10_000_000  # of run.log, before it is set aside as run.log.1
+
+
+class Nowhere(io.StringIO):
+    """A stream that keeps nothing of what is written to it: for the processes that are not to be heard."""
+
+    def write(self, text: str) -> int:
+        return len(text)
 
 
 class Console:
