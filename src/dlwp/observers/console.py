@@ -42,6 +42,7 @@ class Nowhere(io.StringIO):
     """A stream that keeps nothing of what is written to it: for the processes that are not to be heard."""
 
     def write(self, text: str) -> int:
+        """Return the length of a text, as if it were written."""
         return len(text)
 
 
