@@ -191,9 +191,9 @@ def _take_from_queue() -> None:
 def first_host(names: str) -> str:
     """Return the first host of Slurm's list.
 
-    >>> first_host("gpu[003-006,9],login1"), first_host("a1,a2")
-    ('gpu003', 'a1')
+    >>> first_host("gpu[003-006,9],login1"), first_host("a1,a2"), first_host("rack[1-2]n[07,9]")
+    ('gpu003', 'a1', 'rack1n07')
     """
-    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", names)
-    assert found is not None
-    return f"{found[1]}{found[2] or ''}{found[3]}"
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", names)
+    assert first is not None
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])

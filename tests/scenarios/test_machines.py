@@ -147,6 +147,14 @@ def test_tasks_of_srun_train_as_one_and_go_on_after_a_signal(
     assert_equal_runs(tmp_path / "run", alone(epochs=40))
 
 
+def test_a_mistake_is_told_by_one_task_in_one_line(started: Callable[..., subprocess.Popen[str]]) -> None:
+    job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(free_port())}
+    both = [started(*TRAIN, "modle=mlp", SLURM_PROCID=rank, **job) for rank in ("0", "1")]
+    told = [one.communicate(timeout=200)[0] for one in both]
+    assert [one.returncode for one in both] == [2, 5], told
+    assert told == ["dlwp: error: unknown key 'modle'. Did you mean the group 'model'? (model=mlp)\n", ""]
+
+
 def test_processes_that_do_not_reach_one_another_say_so_in_a_line(
     started: Callable[..., subprocess.Popen[str]],
 ) -> None:
