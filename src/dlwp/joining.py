@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlwp.errors import MachineError, PeerError
@@ -176,6 +176,7 @@ def _take_from_queue() -> None:
         rank, size, local = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"
         names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "localhost"
         job = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
+        environment.setdefault("LOCAL_WORLD_SIZE", str(sharing_tasks(environment)))
     elif "SUBMITIT_LOCAL_GLOBALID" in environment:
         rank, size, local = "SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"
         names, job = "localhost", int(environment["SUBMITIT_LOCAL_JOB_ID"])
@@ -186,6 +187,19 @@ def _take_from_queue() -> None:
     environment["LOCAL_RANK"] = environment.get(local, "0")
     environment.setdefault("MASTER_ADDR", first_host(names))
     environment.setdefault("MASTER_PORT", str(12_000 + job % 20_000))  # below those that systems give away
+
+
+def sharing_tasks(told: Mapping[str, str]) -> int:
+    """Return how many tasks of this machine have the same processors: 1 where srun has bound each to its own.
+
+    >>> four = {"SLURM_STEP_TASKS_PER_NODE": "2(x3),4", "SLURM_NODEID": "3", "SLURM_CPU_BIND_LIST": "0x1,0x2,0x4,0x8"}
+    >>> sharing_tasks(four), sharing_tasks(four | {"SLURM_CPU_BIND_LIST": "0xf"}), sharing_tasks({})
+    (1, 4, 1)
+    """
+    runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", told.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    tasks = [int(count) for count, nodes in runs for _ in range(int(nodes or 1))]
+    masks = set(told.get("SLURM_CPU_BIND_LIST", "").split(","))
+    return max(1, tasks[int(told.get("SLURM_NODEID", 0))] // len(masks))
 
 
 def first_host(names: str) -> str:
