@@ -225,6 +225,9 @@ def test_a_sweep_in_a_queue_gives_what_it_gives_without(
     ]
     for number, rate in enumerate(("0.001", "0.002")):
         assert_equal_runs(tmp_path / "sweep" / f"{number}_optimizer.lr-{rate}", alone(f"optimizer.lr={rate}"))
+    again = started(*TRAIN, "-m", "sweep_resume=sweep", "hydra.launcher.timeout_min=90")  # more time for what was cut
+    assert "2 are done" in again.communicate(timeout=100)[0]
+    assert again.returncode == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds a process in /proc")
