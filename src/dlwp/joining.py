@@ -63,16 +63,16 @@ def joined() -> Iterator[None]:
     start = _agreed(whole, rank, size)
     store = distributed.PrefixStore(start, whole)
     backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
-    try:
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
-    except RuntimeError as error:
-        why = " ".join(str(error).split())[:120]
-        way = "Where a host takes its own name for 127.0.0.1: GLOO_SOCKET_IFNAME=eth0, the name of its network card"
-        raise MachineError(f"the {size} processes do not reach one another ({why}). {way}") from error
     _STORE[:] = [distributed.PrefixStore(start, whole.clone())]
-    watch = _Watch()
+    watch = _Watch()  # from here on: who does not reach the others tells those that wait for it
     watch.start()
     try:
+        try:
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:120]
+            way = "Where a host takes its own name for 127.0.0.1: GLOO_SOCKET_IFNAME=eth0, the name of its network card"
+            raise MachineError(f"the {size} processes do not reach one another ({why}). {way}") from error
         yield
         distributed.barrier()  # nobody leaves while another still needs what it holds
     except BaseException as error:
@@ -81,11 +81,13 @@ def joined() -> Iterator[None]:
             raise SystemExit(5) from error  # the launcher saw it die, and starts all again
         if not _is_first(rank, error):
             raise SystemExit(status_of(5)) from error
+        if not distributed.is_initialized():
+            time.sleep(3)  # the others wait, and look each second: what was told must be there, and the first holds it
         raise
     finally:
         watch.left.set()
         watch.join()  # the interpreter must not end while it asks the store
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, AssertionError):  # the latter: it never began
             distributed.destroy_process_group()
 
 
