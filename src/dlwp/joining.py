@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dlwp.errors import MachineError, PeerError
@@ -63,16 +63,16 @@ def joined() -> Iterator[None]:
     start = _agreed(whole, rank, size)
     store = distributed.PrefixStore(start, whole)
     backend = "cpu:gloo,cuda:nccl" if cards else "gloo"
-    try:
-        distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
-    except RuntimeError as error:
-        why = " ".join(str(error).split())[:120]
-        way = "Where a host takes its own name for 127.0.0.1: GLOO_SOCKET_IFNAME=eth0, the name of its network card"
-        raise MachineError(f"the {size} processes do not reach one another ({why}). {way}") from error
     _STORE[:] = [distributed.PrefixStore(start, whole.clone())]
-    watch = _Watch()
+    watch = _Watch()  # from here on: who does not reach the others tells those that wait for it
     watch.start()
     try:
+        try:
+            distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+        except RuntimeError as error:
+            why = " ".join(str(error).split())[:120]
+            way = "Where a host takes its own name for 127.0.0.1: GLOO_SOCKET_IFNAME=eth0, the name of its network card"
+            raise MachineError(f"the {size} processes do not reach one another ({why}). {way}") from error
         yield
         distributed.barrier()  # nobody leaves while another still needs what it holds
     except BaseException as error:
@@ -81,11 +81,13 @@ def joined() -> Iterator[None]:
             raise SystemExit(5) from error  # the launcher saw it die, and starts all again
         if not _is_first(rank, error):
             raise SystemExit(status_of(5)) from error
+        if not distributed.is_initialized():
+            time.sleep(3)  # the others wait, and look each second: what was told must be there, and the first holds it
         raise
     finally:
         watch.left.set()
         watch.join()  # the interpreter must not end while it asks the store
-        with contextlib.suppress(RuntimeError):
+        with contextlib.suppress(RuntimeError, AssertionError):  # the latter: it never began
             distributed.destroy_process_group()
 
 
@@ -176,6 +178,7 @@ def _take_from_queue() -> None:
         rank, size, local = "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"
         names = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST") or "localhost"
         job = int(environment.get("SLURM_JOB_ID", 0)) + int(environment.get("SLURM_STEP_ID", 0))
+        environment.setdefault("LOCAL_WORLD_SIZE", str(sharing_tasks(environment)))
     elif "SUBMITIT_LOCAL_GLOBALID" in environment:
         rank, size, local = "SUBMITIT_LOCAL_GLOBALID", "SUBMITIT_LOCAL_NTASKS", "SUBMITIT_LOCAL_LOCALID"
         names, job = "localhost", int(environment["SUBMITIT_LOCAL_JOB_ID"])
@@ -188,12 +191,25 @@ def _take_from_queue() -> None:
     environment.setdefault("MASTER_PORT", str(12_000 + job % 20_000))  # below those that systems give away
 
 
+def sharing_tasks(told: Mapping[str, str]) -> int:
+    """Return how many tasks of this machine have the same processors: 1 where srun has bound each to its own.
+
+    >>> four = {"SLURM_STEP_TASKS_PER_NODE": "2(x3),4", "SLURM_NODEID": "3", "SLURM_CPU_BIND_LIST": "0x1,0x2,0x4,0x8"}
+    >>> sharing_tasks(four), sharing_tasks(four | {"SLURM_CPU_BIND_LIST": "0xf"}), sharing_tasks({})
+    (1, 4, 1)
+    """
+    runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", told.get("SLURM_STEP_TASKS_PER_NODE", "1"))
+    tasks = [int(count) for count, nodes in runs for _ in range(int(nodes or 1))]
+    masks = set(told.get("SLURM_CPU_BIND_LIST", "").split(","))
+    return max(1, tasks[int(told.get("SLURM_NODEID", 0))] // len(masks))
+
+
 def first_host(names: str) -> str:
     """Return the first host of Slurm's list.
 
-    >>> first_host("gpu[003-006,9],login1"), first_host("a1,a2")
-    ('gpu003', 'a1')
+    >>> first_host("gpu[003-006,9],login1"), first_host("a1,a2"), first_host("rack[1-2]n[07,9]")
+    ('gpu003', 'a1', 'rack1n07')
     """
-    found = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", names)
-    assert found is not None
-    return f"{found[1]}{found[2] or ''}{found[3]}"
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])+", names)
+    assert first is not None
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first[0])

@@ -147,33 +147,58 @@ def test_tasks_of_srun_train_as_one_and_go_on_after_a_signal(
     assert_equal_runs(tmp_path / "run", alone(epochs=40))
 
 
-def test_processes_that_do_not_reach_one_another_say_so_in_a_line(
-    started: Callable[..., subprocess.Popen[str]],
+def test_a_mistake_is_told_by_one_task_in_one_line(started: Callable[..., subprocess.Popen[str]]) -> None:
+    job = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(free_port())}
+    both = [started(*TRAIN, "modle=mlp", SLURM_PROCID=rank, **job) for rank in ("0", "1")]
+    told = [one.communicate(timeout=200)[0] for one in both]
+    assert [one.returncode for one in both] == [2, 5], told
+    assert told == ["dlwp: error: unknown key 'modle'. Did you mean the group 'model'? (model=mlp)\n", ""]
+
+
+@pytest.mark.parametrize("lost", ["01", "0", "1"])
+def test_processes_that_do_not_reach_one_another_end_all_and_say_so_in_a_line(
+    lost: str, started: Callable[..., subprocess.Popen[str]]
 ) -> None:
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    both = [started(*TRAIN, *SHORT, RANK=rank, GLOO_SOCKET_IFNAME="none", **place) for rank in ("0", "1")]
-    for one in both:
-        out, _ = one.communicate(timeout=200)
-        assert one.returncode == 4
-        assert out.startswith("dlwp: error: the 2 processes do not reach one another (")
-        assert "GLOO_SOCKET_IFNAME=eth0" in out
-        assert "Traceback" not in out
+    cards = [{"GLOO_SOCKET_IFNAME": "none"} if rank in lost else {} for rank in "01"]
+    both = [started(*TRAIN, *SHORT, RANK=rank, **place, **cards[int(rank)]) for rank in "01"]
+    out = "".join(one.communicate(timeout=60)[0] for one in both)
+    assert sorted(one.returncode for one in both) == [4, 5]
+    assert out.startswith("dlwp: error: the 2 processes do not reach one another (")
+    assert "GLOO_SOCKET_IFNAME=eth0" in out
+    assert out.count("\n") == 1
 
 
 def test_the_words_of_srun_become_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
         monkeypatch.setenv(name, "to be taken back")
         monkeypatch.delenv(name)
     told = {"PROCID": "5", "LOCALID": "1", "STEP_NUM_TASKS": "8", "STEP_NODELIST": "gpu[07-10]", "JOB_ID": "20123"}
+    told |= {"NODEID": "1", "STEP_TASKS_PER_NODE": "4(x2)"}
     for name, value in told.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     assert joining.is_one_of_many()
     joining._take_from_queue()
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    assert [os.environ[name] for name in names] == ["5", "8", "1", "gpu07", "12123"]
+    assert [os.environ[name] for name in names] == ["5", "8", "1", "4", "gpu07", "12123"]
     monkeypatch.setenv("SLURM_PROCID", "6")
     joining._take_from_queue()
     assert os.environ["RANK"] == "5"  # torchrun under srun has the last word
+
+
+@pytest.mark.parametrize(
+    ("masks", "sharing"),
+    [("", 4), ("0xff", 4), ("0x03,0x0c,0x30,0xc0", 1), ("0x0f,0x0f,0xf0,0xf0", 2)],
+    ids=["unbound", "all together", "each alone", "two and two"],
+)
+def test_a_task_shares_processors_with_those_that_srun_has_bound_to_the_same(masks: str, sharing: int) -> None:
+    told = {"SLURM_STEP_TASKS_PER_NODE": "1,2(x2),4", "SLURM_NODEID": "3", "SLURM_CPU_BIND_LIST": masks}
+    assert joining.sharing_tasks(told) == sharing
+
+
+def test_the_first_of_slurms_hosts_is_found_in_each_form_of_its_list() -> None:
+    lists = ["n1", "a1,a2", "gpu[003-006,9],login1", "rack[1-2]n[07,9]-ib", "n[2,5].far.org"]
+    assert [joining.first_host(one) for one in lists] == ["n1", "a1", "gpu003", "rack1n07-ib", "n2.far.org"]
 
 
 def test_one_task_of_srun_is_no_one_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +226,9 @@ def test_a_sweep_in_a_queue_gives_what_it_gives_without(
     ]
     for number, rate in enumerate(("0.001", "0.002")):
         assert_equal_runs(tmp_path / "sweep" / f"{number}_optimizer.lr-{rate}", alone(f"optimizer.lr={rate}"))
+    again = started(*TRAIN, "-m", "sweep_resume=sweep", "hydra.launcher.timeout_min=90")  # more time for what was cut
+    assert "2 are done" in again.communicate(timeout=100)[0]
+    assert again.returncode == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds a process in /proc")

@@ -86,12 +86,14 @@ def _train(argv: list[str]) -> int:
 
 def _together(flags: Flags) -> int:
     """Train as one of several processes that somebody has started: the first composes, the others get it from there."""
-    from dlwp import api, distributed, joining
+    from dlwp import joining
     from dlwp.config.compose import compose
 
     if flags.multirun:
         raise ConfigError("-m is for one process, this is one of several. Leave out -m, or do not start it by torchrun")
     with joining.joined():
+        from dlwp import api, distributed  # not before torch has been told how much to say
+
         config = distributed.from_first(
             lambda: compose(flags.words, config_dir=flags.config_dir, config_name=flags.config_name)
         )

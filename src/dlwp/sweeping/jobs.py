@@ -149,7 +149,7 @@ def _do(job: Job, config: DictConfig, folder: Path) -> tuple[Run, bool]:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from dlwp import api, distributed, joining
+    from dlwp import joining
     from dlwp.config import compose
 
     own, run = HydraConfig.get(), RunFolder(job.place)
@@ -164,6 +164,8 @@ def _do(job: Job, config: DictConfig, folder: Path) -> tuple[Run, bool]:
         return compose.of_job(config, dict(own.runtime.choices), job.words, Path(user) if user else None), job.place
 
     with joining.joined() if joining.is_one_of_many() else contextlib.nullcontext():
+        from dlwp import api, distributed  # not before torch has been told how much to say
+
         found, place = distributed.from_first(composed)
         found.hearing = [heard_by] if "search" in read_plan(folder) else []
         return api.train_config(found, run_dir=place), distributed.is_main()

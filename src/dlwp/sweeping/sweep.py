@@ -26,8 +26,8 @@ from dlwp.sweeping import jobs, space
 if TYPE_CHECKING:
     from dlwp.config.compose import Config, Place
 
-FREE = ("jobs", "hydra.sweeper.n_trials", "hydra.sweeper.timeout")
-"""Keys that a sweep may change when it goes on."""
+FREE = ("jobs", "hydra.sweeper.n_trials", "hydra.sweeper.timeout", "hydra.launcher")
+"""Keys that a sweep may change when it goes on, each with what is below it."""
 
 _SWEEPS = Path("outputs") / "sweeps"
 _OURS = ("jobs", "sweep_resume")
@@ -64,7 +64,7 @@ def taken_up(
     """
     plan = jobs.read_plan(folder)
     typed: list[str] = plan["typed"]
-    free = [word for word in words if check.split(word)[1] in FREE]
+    free = [word for word in words if check.split(word)[1].startswith(FREE)]
     for word in words:
         if word not in free and word not in typed and check.split(word)[1] != "sweep_resume":
             raise ConfigError(
