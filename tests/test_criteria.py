@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dlwp.criteria import batch_weight, batch_weights
+from dlwp.criteria import Dice, batch_weight, batch_weights
 from dlwp.errors import ConfigError
 
 
@@ -29,6 +29,69 @@ def test_classes_in_pieces_equal_the_whole(name: str) -> None:
     torch.manual_seed(0)
     criterion, outputs, targets = CASES[name].double(), torch.randn(11, 4).double(), torch.randint(0, 4, (11,))
     torch.testing.assert_close(_in_pieces(criterion, outputs, targets), criterion(outputs, targets), rtol=1e-12, atol=0)
+
+
+def _masks(classes: int) -> tuple[Tensor, Tensor]:
+    """Return logits and masks of eleven pictures; of some not all pixels count, of one none."""
+    torch.manual_seed(0)
+    targets = torch.randint(0, classes, (11, 5, 6))
+    targets[2, :, 3:], targets[3], targets[8, 0] = -100, -100, -100
+    return torch.randn(11, classes, 5, 6).double(), targets
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("cross_entropy", [0.0, 1.5])
+def test_dice_is_what_its_formula_says_of_each_picture(classes: int, cross_entropy: float) -> None:
+    outputs, targets = _masks(classes)
+    expected = 0.0
+    for logits, mask in zip(outputs, targets):
+        counted = mask != -100
+        if counted.any():
+            p, t = logits[:, counted].softmax(0), mask[counted]
+            dice = [
+                (2 * p[k][t == k].sum() + 0.5) / (p[k].sum() + (t == k).sum() + 0.5)
+                for k in range(1 if classes == 2 else 0, classes)
+            ]
+            expected += float(1 - torch.stack(dice).mean() + cross_entropy * nn.functional.cross_entropy(p.log().T, t))
+    assert float(Dice(cross_entropy, smooth=0.5)(outputs, targets)) == pytest.approx(expected / 11, rel=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_dice_in_pieces_equals_the_whole(classes: int) -> None:
+    criterion, (outputs, targets) = Dice(), _masks(classes)
+    torch.testing.assert_close(_in_pieces(criterion, outputs, targets), criterion(outputs, targets), rtol=1e-12, atol=0)
+
+
+def test_pixels_that_are_ignored_have_no_gradient_from_dice() -> None:
+    outputs, targets = _masks(3)
+    Dice()(outputs.requires_grad_(), targets).backward()
+    slopes = outputs.grad.abs().sum(1)  # type: ignore[union-attr]
+    assert bool((slopes[targets == -100] == 0).all()) and bool((slopes[targets != -100] > 0).all())
+
+
+def test_dice_computes_halves_in_single_precision() -> None:
+    outputs, targets = torch.zeros(1, 2, 300, 300, dtype=torch.float16), torch.ones(1, 300, 300, dtype=torch.int64)
+    assert float(Dice(cross_entropy=0.0)(outputs, targets)) == pytest.approx(1 / 3, abs=1e-4)  # of p = 1/2 everywhere
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "said"),
+    [
+        (torch.zeros(3, 4), torch.zeros(3).long(), r"outputs \[3, 4\] for targets \[3\]. criterion=cross_entropy"),
+        (torch.zeros(3, 2, 8, 8), torch.zeros(3, 4, 4).long(), "is for a class for each pixel"),
+        (torch.zeros(3, 2, 8, 8), torch.zeros(3, 8, 8), "is for a class for each pixel"),
+        (torch.zeros(3, 1, 8, 8), torch.zeros(3, 8, 8).long(), "an output for each class, also the background"),
+    ],
+)
+def test_dice_refuses_what_is_no_class_for_each_pixel(outputs: Tensor, targets: Tensor, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Dice()(outputs, targets)
+
+
+@pytest.mark.parametrize("values", [{"cross_entropy": -1.0}, {"smooth": 0.0}])
+def test_dice_refuses_factors_out_of_range(values: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=r"criterion.cross_entropy must be 0 or more and criterion.smooth above 0"):
+        Dice(**values)
 
 
 @pytest.mark.parametrize("weight", [None, CLASS_WEIGHTS])
