@@ -112,7 +112,7 @@ def test_the_engine_stays_under_2000_lines_of_code_and_the_whole_does_not_grow_u
     engine = [SOURCE / "build.py", SOURCE / "checkpoint.py", SOURCE / "api.py", *(SOURCE / "training").glob("*.py")]
     assert sum(sizes[path] for path in engine) < 2000
     # the aim is 4,500 for the first whole; until it is reached this holds what is there: what a promise adds is told
-    assert sum(sizes.values()) < 25050
+    assert sum(sizes.values()) < 25100
 
 
 def catches_anything(node: ast.AST) -> bool:
