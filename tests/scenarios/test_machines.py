@@ -162,7 +162,7 @@ def test_processes_that_do_not_reach_one_another_end_all_and_say_so_in_a_line(
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
     cards = [{"GLOO_SOCKET_IFNAME": "none"} if rank in lost else {} for rank in "01"]
     both = [started(*TRAIN, *SHORT, RANK=rank, **place, **cards[int(rank)]) for rank in "01"]
-    out = "".join(one.communicate(timeout=60)[0] for one in both)
+    out = "".join(one.communicate(timeout=200)[0] for one in both)
     assert sorted(one.returncode for one in both) == [4, 5]
     assert out.startswith("dlwp: error: the 2 processes do not reach one another (")
     assert "GLOO_SOCKET_IFNAME=eth0" in out
