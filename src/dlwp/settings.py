@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -267,6 +268,16 @@ FREE_ON_RESUME = (
 )  # fmt: skip
 """Keys, and sections whole, that a resumed run may change and still be the same run: how long it trains, what it keeps,
 shows and records, where it runs and where its data lies."""
+
+
+def is_within(key: str, sections: Iterable[str]) -> bool:
+    """Return whether a key is one of some keys and sections, or lies in one of these.
+
+    >>> [is_within(key, ["jobs", "logger"]) for key in ("jobs", "logger.plots", "jobs_left")]
+    [True, True, False]
+    """
+    return any(f"{key}.".startswith(f"{one}.") for one in sections)
+
 
 _UNITS = {
     "epoch": ("epoch", 1), "epochs": ("epoch", 1), "step": ("step", 1), "steps": ("step", 1),

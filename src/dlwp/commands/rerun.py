@@ -80,7 +80,7 @@ def _read(words: Sequence[str]) -> tuple[str, bool, list[str]]:
             names.append(word)
         elif key == "until_differs":
             until_differs = value
-        elif any(f"{key.lstrip('+')}.".startswith(f"{one}.") for one in free):
+        elif settings.is_within(key.lstrip("+"), free):
             rest.append(word)
         else:
             if near := nearest(key, ("until_differs", "run_dir", "trust"), 1):

@@ -367,8 +367,8 @@ def _changes(words: Sequence[check.Word], trained: DictConfig, whole: DictConfig
     typed = {word.key for word in words if not word.is_hydra}
     changed = []
     for key, value in now.items():
-        is_typed = any(f"{key}.".startswith(f"{one}.") for one in typed)
-        free = any(f"{key}.".startswith(f"{one}.") for one in (*settings.FREE_ON_RESUME, *settings.OF_ONE_COMMAND))
+        is_typed = settings.is_within(key, typed)
+        free = settings.is_within(key, (*settings.FREE_ON_RESUME, *settings.OF_ONE_COMMAND))
         if not free and (key in before or is_typed) and check.typed(before.get(key)) != check.typed(value):
             changed.append(f"{key} ({check.typed(before.get(key))} → {check.typed(value)})")
     text = f"resume with a changed {', '.join(changed)} is another experiment"

@@ -64,7 +64,7 @@ def taken_up(
     """
     plan = jobs.read_plan(folder)
     typed: list[str] = plan["typed"]
-    free = [word for word in words if check.split(word)[1].startswith(FREE)]
+    free = [word for word in words if settings.is_within(check.split(word)[1], FREE)]
     for word in words:
         if word not in free and word not in typed and check.split(word)[1] != "sweep_resume":
             raise ConfigError(
