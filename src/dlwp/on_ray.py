@@ -9,14 +9,13 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dlwp import api, telling
+from dlwp import api, opening
 from dlwp.config.compose import Config, compose
 from dlwp.errors import ConfigError, DlwpError, MachineError, PeerError, RunError
-from dlwp.runs.folder import RunFolder, default_path, is_run
+from dlwp.runs.folder import RunFolder, is_run
 
 
 def train(*words: str, config_dir: str | Path | None = None, **scaling: Any) -> api.Run:
@@ -66,8 +65,7 @@ def _place(config: Config) -> Path:
     if config.resume is not None:
         return config.resume
     given = config.values["run_dir"]
-    data, model = (telling.name_of(config, group) for group in ("data", "model"))
-    place = Path(given).expanduser() if given else default_path(Path("outputs"), data, model, datetime.now())
+    place = Path(given).expanduser() if given else opening.usual_place(config)
     if is_run(place):
         raise ConfigError(f"'{place}' is a run. Another run_dir=, or resume={place} to go on with it")
     return place.resolve()

@@ -42,10 +42,13 @@ def _locked_folder(config: Config, run_dir: Path | None) -> tuple[RunFolder, Pat
     given = run_dir or config.values.get("run_dir")
     if given:
         return RunFolder.create(Path(given).expanduser(), given=run_dir is None), None
-    path = default_path(
-        Path("outputs"), telling.name_of(config, "data"), telling.name_of(config, "model"), datetime.now()
-    )
-    return RunFolder.create(path), None
+    return RunFolder.create(usual_place(config)), None
+
+
+def usual_place(config: Config) -> Path:
+    """Return where a run that begins now has its folder, if nothing else is said."""
+    data, model = (telling.name_of(config, group) for group in ("data", "model"))
+    return default_path(Path("outputs"), data, model, datetime.now())
 
 
 def whence(run: RunFolder, named: Path | None, config: Config) -> tuple[Path | None, list[str], str | None, Any, bool]:
