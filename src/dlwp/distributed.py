@@ -31,7 +31,7 @@ def world_size() -> int:
 
 
 def local_size() -> int:
-    """Return the number of processes on this machine."""
+    """Return how many processes share the processors of this one: as LOCAL_WORLD_SIZE says, else all."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size())) if _active() else 1
 
 

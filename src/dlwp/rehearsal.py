@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dlwp import devices, frames, randomness, sharding
 from dlwp.build import Parts
+from dlwp.data.streaming import on_device
 from dlwp.errors import ConfigError, DataError
 from dlwp.nested import cut, described, each, inputs_of, size_of, target_of
 from dlwp.training.batches import split_result, supervised_step
@@ -55,10 +56,8 @@ def rehearse(parts: Parts) -> Rehearsal:
     model, criterion, device = copy.deepcopy(parts.model).train(), parts.criterion, parts.device
     if sharding.is_wanted(parts.strategy):  # the whole may fit the host's memory alone
         device = torch.device("cpu")
-        criterion, few = (
-            copy.deepcopy(criterion).to(device),
-            each(few, lambda one: one.to(device) if isinstance(one, Tensor) else one),
-        )
+        criterion = copy.deepcopy(criterion).to(device)
+        few = each(few, lambda one: on_device(one, device))
     step = parts.step or getattr(type(model), "training_step", None) or supervised_step
     watch = _Watch(model)
     check = criterion.register_forward_pre_hook(lambda _, given: _check_outputs(parts, *given[:2]))

@@ -21,6 +21,7 @@ _MODEL = ("forward", "backward", "optimizer", "solver")
 _WORTH = 0.10
 """The share of the time above which there is something to say, and the gain below which there is not."""
 _SHORT_S = 10.0
+"""The time below which nothing is said of what comes now and then."""
 _AIM = 0.05
 """The share to which an advice would bring evaluation, saving or logging."""
 _CROWDING = 1.25

@@ -23,7 +23,6 @@ from dlwp.errors import ConfigError
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-
 _QUIET = [
     "hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.run.dir=.",
     "hydra.sweep.subdir=.",
